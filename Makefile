@@ -1,0 +1,44 @@
+# Everything runs in one .venv, which `make setup` makes from the lock. PYTHON may name another interpreter, >= 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+LOCK := .locks/dev.txt
+HISTORIES ?= 2000
+
+.PHONY: help setup demo test check format lint types lock clean
+
+help:  ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.done  ## Make .venv with the program and its tools
+
+.venv/.done: $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Roomlapse needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup  ## A sample evening, a server and a simulated sender; FOR=20 ends it after 20 s
+	$(BIN)/roomlapse demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
+
+test: setup  ## All tests; HISTORIES=20000 for a long round of the properties
+	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q
+
+check: setup format lint types test  ## The one gate: format, lint, types, tests
+
+format: setup
+	$(BIN)/ruff format --quiet --check --diff .
+
+lint: setup
+	$(BIN)/ruff check --quiet .
+
+types: setup
+	$(BIN)/mypy
+
+lock:  ## Pin the newest versions that pyproject.toml allows; needs uv
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --extra dev pyproject.toml --output-file $(LOCK)
+
+clean:  ## Remove .venv and caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

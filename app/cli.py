@@ -1,0 +1,522 @@
+"""The command line: each command turns its arguments into a question or a job, and prints what comes of it.
+
+Results go to stdout, progress and logs to stderr. Exit 0: done; 1: a problem, or nothing there; 2: wrong usage.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import msgspec
+import rich_click as click
+
+from app import db, queries, text
+from app.data_dir import DataDir, RebuildRunning, WrongOwner
+from app.demo import run_demo
+from app.fold import ProjectionFailed
+from app.logs import set_up_logging
+from app.progress import show_progress
+from app.queries import Queries
+from app.replay import Stale, rebuild
+from app.server import Running, warn_of_library
+from app.service import Service, now_ms
+from app.settings import DEFAULT_DATA, DEFAULT_HOST, DEFAULT_PORT, BadSettings, Settings, read_secrets
+from app.simulator import Callbacks, Sender
+from app.times import BadTime, parse_time
+from app.transfer import Imported, RejectedLine, export_lines, import_lines, read_lines, release_rejected
+from app.verify import verify as verify_data
+from projections import ALL
+
+P = ParamSpec("P")
+_REJECTED_LINES_IN_JSON = 1000
+
+
+class _Time(click.ParamType[int]):
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_time(value)
+        except BadTime as error:
+            self.fail(str(error), param, ctx)
+
+
+TIME = _Time()
+_sdk_app_id = click.option("--sdk-app-id", envvar="ROOMLAPSE_SDK_APP_ID", help="Whose callbacks these are.")
+_data = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_DATA,
+    envvar="ROOMLAPSE_DATA",
+    show_default=True,
+    show_envvar=True,
+    help="The data directory.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print what HTTP would answer.")
+_as_of = click.option("--as-of", type=TIME, help="Only what had happened by this time counts.")
+_known_at = click.option("--known-at", type=TIME, help="Only what we had received by this time counts.")
+_from = click.option("--from", "from_ms", type=TIME, help="Start of the window, included.")
+_to = click.option("--to", "to_ms", type=TIME, help="End of the window, not included.")
+_limit = click.option(
+    "--limit", type=click.IntRange(1, queries.MAX_LIMIT), default=queries.DEFAULT_LIMIT, show_default=True
+)
+_cursor = click.option("--cursor", help="Where the page before ended.")
+
+
+def _reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """End with a sentence and an exit code, never with a traceback, for whatever can go wrong outside this program."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (BadSettings, queries.BadQuestion) as error:
+            raise click.UsageError(str(error)) from None
+        except (
+            db.Error,
+            db.NewerSchema,
+            db.NoData,
+            OSError,
+            ProjectionFailed,
+            queries.NotFound,
+            queries.Unavailable,
+            RebuildRunning,
+            Stale,
+            WrongOwner,
+        ) as error:
+            if isinstance(error, BrokenPipeError):
+                raise  # the reader of our output has seen enough; click ends quietly
+            raise click.ClickException(str(error)) from None
+
+    return run
+
+
+@contextmanager
+def _reading(data: Path) -> Iterator[Queries]:
+    """Open a data directory for reading, after bringing its read models up to the log's end."""
+    data_dir = DataDir(data)
+    data_dir.check(_env_app_id())
+    _bring_up(data_dir)
+    reader = data_dir.open_queries()
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _bring_up(data_dir: DataDir) -> None:
+    log, models = data_dir.open_log_reader(), data_dir.open_read_models()
+    try:
+        with show_progress("catching up") as progress:
+            data_dir.bring_up(log, models, progress)
+    finally:
+        models.close()
+        log.close()
+
+
+def _env_app_id() -> str | None:
+    return os.environ.get("ROOMLAPSE_SDK_APP_ID") or None
+
+
+def _print(as_json: bool, answer: Any, write: Callable[[Any], None]) -> None:
+    (text.print_json if as_json else write)(answer)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="roomlapse")
+def main() -> None:
+    """Roomlapse, a time machine for live rooms.
+
+    Times are epoch milliseconds, or ISO 8601 with an offset: 2026-03-11T14:28:44Z.
+    """
+
+
+@main.command()
+@click.option(
+    "--sdk-app-id",
+    required=True,
+    envvar="ROOMLAPSE_SDK_APP_ID",
+    show_envvar=True,
+    help="Your application's SDKAppID; callbacks of others are refused.",
+)
+@click.option("--host", default=DEFAULT_HOST, envvar="ROOMLAPSE_HOST", show_default=True, show_envvar=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    envvar="ROOMLAPSE_PORT",
+    show_default=True,
+    show_envvar=True,
+    help="0 takes a free one.",
+)
+@_data
+@click.option("--insecure", is_flag=True, help="Serve other machines without tokens.")
+@_reports_errors
+def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> None:
+    """Run the receiver, the queries and the page in one process.
+
+    Secrets come from the environment: ROOMLAPSE_CALLBACK_TOKENS (comma-separated) and ROOMLAPSE_API_TOKEN,
+    or from files named by the same names with _FILE behind them.
+    """
+    set_up_logging()
+    warn_of_library()
+    settings = Settings(sdk_app_id, data, host, port, read_secrets(), insecure)
+    settings.check()
+    service = Service(settings)
+    service.data_dir.create(sdk_app_id)  # what is wrong with it is said before anything listens
+    running = Running(service)
+    running.run(lambda: click.echo(f"Roomlapse listens on {running.url}, data in {data}", err=True))
+    if running.failed:
+        raise click.ClickException("the server did not start: the lines above say why")
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: a free one.")
+@click.option("--for", "for_s", type=click.FloatRange(min=0.1), help="End after so many seconds.")
+@_reports_errors
+def demo(port: int, for_s: float | None) -> None:
+    """Load a sample evening, run the server on it, and let a simulated sender add to it."""
+    set_up_logging()
+    run_demo(port, for_s)
+
+
+@main.command()
+@click.argument("room")
+@_as_of
+@_known_at
+@_data
+@_json
+@_reports_errors
+def room(room: str, as_of: int | None, known_at: int | None, data: Path, as_json: bool) -> None:
+    """Show what a room was like, with who set each field."""
+    with _reading(data) as reader:
+        _print(as_json, reader.room(room, as_of, known_at), text.print_room)
+
+
+@main.command()
+@_as_of
+@_known_at
+@click.option("--public/--hidden", default=None, help="Only rooms that are (were) public, or hidden.")
+@click.option("-q", "--q", help="Only rooms with this in their id or name, in any case.")
+@_limit
+@_cursor
+@_data
+@_json
+@_reports_errors
+def rooms(
+    as_of: int | None,
+    known_at: int | None,
+    public: bool | None,
+    q: str | None,
+    limit: int,
+    cursor: str | None,
+    data: Path,
+    as_json: bool,
+) -> None:
+    """List rooms by room_id."""
+    with _reading(data) as reader:
+        page = reader.rooms(as_of, known_at, public=public, q=q, limit=limit, cursor=cursor)
+        _print(as_json, page, text.print_rooms)
+
+
+@main.command()
+@click.argument("room")
+@_as_of
+@_known_at
+@_from
+@_to
+@click.option("--field", help="Only changes of this field.")
+@_limit
+@_cursor
+@_data
+@_json
+@_reports_errors
+def history(
+    room: str,
+    as_of: int | None,
+    known_at: int | None,
+    from_ms: int | None,
+    to_ms: int | None,
+    field: str | None,
+    limit: int,
+    cursor: str | None,
+    data: Path,
+    as_json: bool,
+) -> None:
+    """List a room's changes, newest first: who changed what, from what, to what."""
+    with _reading(data) as reader:
+        page = reader.history(
+            room, as_of, known_at, from_ms=from_ms, to_ms=to_ms, field=field, limit=limit, cursor=cursor
+        )
+        _print(as_json, page, text.print_history)
+
+
+@main.command()
+@click.argument("room")
+@click.option("--from", "from_ms", type=TIME, required=True, help="The one time.")
+@click.option("--to", "to_ms", type=TIME, required=True, help="The other time.")
+@_as_of
+@_known_at
+@_data
+@_json
+@_reports_errors
+def diff(
+    room: str, from_ms: int, to_ms: int, as_of: int | None, known_at: int | None, data: Path, as_json: bool
+) -> None:
+    """Compare two times of a room."""
+    with _reading(data) as reader:
+        _print(as_json, reader.diff(room, from_ms, to_ms, as_of, known_at), text.print_diff)
+
+
+@main.command()
+@click.argument("room", required=False)
+@_as_of
+@_known_at
+@_limit
+@_cursor
+@_data
+@_json
+@_reports_errors
+def counts(
+    room: str | None,
+    as_of: int | None,
+    known_at: int | None,
+    limit: int,
+    cursor: str | None,
+    data: Path,
+    as_json: bool,
+) -> None:
+    """Count how often each field changed: of one room, or over all rooms."""
+    with _reading(data) as reader:
+        if room is not None:
+            _print(as_json, reader.change_counts(room, as_of, known_at), lambda it: text.print_counts(it.counts))
+        elif as_of is not None or known_at is not None:
+            raise click.UsageError("--as-of and --known-at need a ROOM")
+        else:
+            _print(as_json, reader.change_totals(limit, cursor), text.print_totals)
+
+
+@main.command()
+@click.argument("room")
+@_as_of
+@_known_at
+@_from
+@_to
+@_data
+@_json
+@_reports_errors
+def visibility(
+    room: str,
+    as_of: int | None,
+    known_at: int | None,
+    from_ms: int | None,
+    to_ms: int | None,
+    data: Path,
+    as_json: bool,
+) -> None:
+    """Show when a room was public and when hidden."""
+    with _reading(data) as reader:
+        answer = reader.visibility(room, as_of, known_at, from_ms=from_ms, to_ms=to_ms)
+        _print(as_json, answer, text.print_visibility)
+
+
+@main.command()
+@click.option("--fingerprint", is_flag=True, help="Add a hash of each read model: equal sets of events, equal hashes.")
+@_data
+@_json
+@_reports_errors
+def status(fingerprint: bool, data: Path, as_json: bool) -> None:
+    """Show where the log ends and how far each projection has read."""
+    with _reading(data) as reader:
+        _print(as_json, reader.status(fingerprint), text.print_status)
+
+
+@main.command(name="rebuild")
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that fold.")
+@click.option("--projection", type=click.Choice(list(ALL)), help="Only this one.")
+@_data
+@_reports_errors
+def rebuild_command(jobs: int, projection: str | None, data: Path) -> None:
+    """Make the read models from scratch, while a server runs or not.
+
+    Readers see the old ones until the new ones are whole; whatever ends it early leaves the old ones.
+    """
+    data_dir = DataDir(data)
+    data_dir.check(_env_app_id())
+    with data_dir.rebuild_lock():
+        log, models = data_dir.open_log_reader(), data_dir.open_read_models()
+        try:
+            with show_progress("rebuilding") as progress:
+                events = rebuild(log, models, [projection] if projection else None, jobs=jobs, progress=progress)
+        finally:
+            models.close()
+            log.close()
+    click.echo(f"rebuilt {projection or ', '.join(ALL)} from {events} events")
+
+
+@main.command()
+@_data
+@_json
+@_reports_errors
+def verify(data: Path, as_json: bool) -> None:
+    """Recompute ids, chain and read models; name the first difference, exit 1 if there is one."""
+    with _reading(data) as reader, show_progress("verifying") as progress:
+        difference = verify_data(reader.log, reader.models, progress)
+        head = reader.log.head()
+    if as_json:
+        text.print_json(
+            {"ok": difference is None, "difference": difference, "head": head.position, "chain": head.chain}
+        )
+    elif difference is None:
+        click.echo(f"everything agrees: {head.position} events, chain {head.chain}")
+    else:
+        click.echo(text.visible(str(difference)))
+    if difference is not None:
+        sys.exit(1)
+
+
+@main.command(name="import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
+@_sdk_app_id
+@_data
+@_json
+@_reports_errors
+def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool) -> None:
+    """Append callbacks from JSON lines (- for stdin): bare bodies, or lines as `export` writes them.
+
+    Lines that are not taken are listed with their numbers, and the exit code is 1.
+    Interrupted and run again, it ends the same.
+    """
+    data_dir = DataDir(data)
+    data_dir.create(sdk_app_id)
+    lines: list[RejectedLine] = []
+
+    def on_rejected(rejected: RejectedLine) -> None:
+        if not as_json:
+            click.echo(text.visible(f"rejected line {rejected.line}: {rejected.reason}"))
+        elif len(lines) < _REJECTED_LINES_IN_JSON:
+            lines.append(rejected)
+
+    log = data_dir.open_log()
+    try:
+        with click.open_file(str(file), "rb") as stream, show_progress("importing") as progress:
+            # How many lines a stream has is not known before its end: the total is what has been read.
+            imported = import_lines(log, read_lines(stream), now_ms, on_rejected, lambda done: progress(done, done))
+    finally:
+        log.close()
+    _bring_up(data_dir)
+    _print_imported(imported, as_json, {"rejected_lines": lines})
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@_data
+@_reports_errors
+def export(file: Path, data: Path) -> None:
+    """Write the log as JSON lines (- for stdout), each with its body exactly as received."""
+    data_dir = DataDir(data)
+    data_dir.check(_env_app_id())
+    log = data_dir.open_log_reader()
+    try:
+        head = log.head().position
+        with click.open_file(str(file), "wb") as stream, show_progress("exporting") as progress:
+            for done, line in enumerate(export_lines(log), start=1):
+                stream.write(line)
+                if done % 1000 == 0:
+                    progress(done, head)
+    finally:
+        log.close()
+    click.echo(f"exported {head} events", err=True)
+
+
+@main.group(invoke_without_command=True)
+@click.option("--limit", type=click.IntRange(1, queries.MAX_LIMIT), default=queries.DEFAULT_LIMIT, show_default=True)
+@_cursor
+@_data
+@_json
+@click.pass_context
+@_reports_errors
+def rejected(context: click.Context, limit: int, cursor: str | None, data: Path, as_json: bool) -> None:
+    """List the quarantine, newest first; `retry` tries its bodies again."""
+    if context.invoked_subcommand is None:
+        with _reading(data) as reader:
+            _print(as_json, reader.rejected(limit, cursor), text.print_rejected)
+
+
+@rejected.command()
+@_data
+@_json
+@_reports_errors
+def retry(data: Path, as_json: bool) -> None:
+    """Try every quarantined body again, after an upgrade; those that are valid now move into the log."""
+    data_dir = DataDir(data)
+    data_dir.check(_env_app_id())
+    log = data_dir.open_log()
+    try:
+        released = release_rejected(log, now_ms)
+    finally:
+        log.close()
+    _bring_up(data_dir)
+    _print_imported(released, as_json, {})
+
+
+def _print_imported(imported: Imported, as_json: bool, more: dict[str, Any]) -> None:
+    if as_json:
+        text.print_json(msgspec.structs.asdict(imported) | more)
+    else:
+        click.echo(f"accepted {imported.accepted}, duplicates {imported.duplicates}, rejected {imported.rejected}")
+    if imported.rejected:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--url", required=True, help="The receiver: http://127.0.0.1:8000, or its full callback URL.")
+@click.option("--sdk-app-id", required=True, envvar="ROOMLAPSE_SDK_APP_ID", show_envvar=True)
+@click.option("--rate", type=click.FloatRange(min=0.01), default=10.0, show_default=True, help="Callbacks a second.")
+@click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="How many in all.")
+@click.option("--rooms", type=click.IntRange(min=1), default=12, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--duplicates", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Part sent twice.")
+@click.option("--late", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Part with an older time.")
+@_json
+@_reports_errors
+def simulate(
+    url: str,
+    sdk_app_id: str,
+    rate: float,
+    count: int,
+    rooms: int,
+    seed: int,
+    duplicates: float,
+    late: float,
+    as_json: bool,
+) -> None:
+    """Send seeded callbacks to a receiver, signed with the first of ROOMLAPSE_CALLBACK_TOKENS if there is one.
+
+    Like the real sender it waits 2 s for an answer and sends nothing twice on its own.
+    """
+    tokens = read_secrets().callback_tokens
+    try:
+        sender = Sender(url, sdk_app_id, tokens[0] if tokens else None, rate)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    signal.signal(signal.SIGTERM, lambda number, frame: sender.stop())
+    with show_progress("sending") as progress:
+        callbacks = Callbacks(seed, rooms, duplicates, late, now_ms)
+        sent = sender.send(iter(callbacks), count, lambda answered: progress(answered, count))
+    if as_json:
+        text.print_json(sent)
+    else:
+        answers = ", ".join(f"{n} x {status or 'no answer'}" for status, n in sent.answers.items())
+        click.echo(
+            f"sent {sent.sent} in {sent.seconds:.1f} s: {answers}; p50 {sent.p50_ms:.1f} ms, p99 {sent.p99_ms:.1f} ms"
+        )
+    if sent.ok != sent.sent:
+        sys.exit(1)

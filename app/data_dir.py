@@ -1,0 +1,117 @@
+"""A data directory: which files it holds, whose they are, and how they are opened for writing and for reading."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app import db
+from app.queries import Queries
+from app.read_models import ReadModels
+from app.replay import (
+    Progress,
+    catch_up_all,
+    drop_leftovers,
+    no_progress,
+    rebuild,
+    resume,
+    stale_projections,
+)
+from app.store import EventStore
+from projections import ALL
+
+LOG_FILE = "events.db"
+READ_MODELS_FILE = "read_models.db"
+_REBUILD_LOCK = ".rebuild.lock"
+
+
+class WrongOwner(Exception):
+    """The data belongs to another application."""
+
+
+class RebuildRunning(Exception):
+    """Somebody else is rebuilding the read models."""
+
+
+class DataDir:
+    """The two databases of one application."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log_path = path / LOG_FILE
+        self.read_models_path = path / READ_MODELS_FILE
+
+    def create(self, sdk_app_id: str | None = None) -> None:
+        """Make the directory and the log if they are missing, and claim them for an application.
+
+        Raises WrongOwner, OSError and db.Error.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        log = self.open_log()
+        try:
+            if sdk_app_id is not None and (owner := log.claim(sdk_app_id)) != sdk_app_id:
+                raise WrongOwner(_wrong_owner(self.path, owner, sdk_app_id))
+        finally:
+            log.close()
+
+    def check(self, sdk_app_id: str | None) -> None:
+        """Raise db.NoData if there is no log here, WrongOwner if it is another application's."""
+        if not self.log_path.is_file():
+            raise db.NoData(
+                f"no Roomlapse data in {self.path}: start `roomlapse serve` or run `roomlapse import` with this --data"
+            )
+        log = self.open_log_reader()
+        try:
+            owner = log.owner()
+        finally:
+            log.close()
+        if sdk_app_id is not None and owner is not None and owner != sdk_app_id:
+            raise WrongOwner(_wrong_owner(self.path, owner, sdk_app_id))
+
+    def open_log(self) -> EventStore:
+        """Open the log for writing."""
+        return EventStore(db.open_log(self.log_path))
+
+    def open_log_reader(self) -> EventStore:
+        """Open the log for reading."""
+        return EventStore(db.open_reader(self.log_path))
+
+    def open_read_models(self) -> ReadModels:
+        """Open the read models for writing, with a table for each projection."""
+        models = ReadModels(db.open_read_models(self.read_models_path), ALL)
+        models.create()
+        return models
+
+    def open_queries(self) -> Queries:
+        """Open both databases for reading."""
+        return Queries(self.open_log_reader(), ReadModels(db.open_reader(self.read_models_path), ALL))
+
+    def bring_up(self, log: EventStore, models: ReadModels, progress: Progress = no_progress) -> None:
+        """Let the read models read the log to its end; rebuild those that cannot go on from where they are.
+
+        Raises RebuildRunning, ProjectionFailed and db.NewerSchema.
+        """
+        try:
+            with self.rebuild_lock():
+                drop_leftovers(models)
+                if stale := stale_projections(log, models):
+                    rebuild(log, models, stale, progress=progress)
+        except RebuildRunning:
+            if stale_projections(log, models):
+                raise
+        resume(models)
+        catch_up_all(log, models, progress)
+
+    @contextmanager
+    def rebuild_lock(self) -> Iterator[None]:
+        """Hold the right to rebuild; a process that dies lets go of it. Raises RebuildRunning."""
+        with (self.path / _REBUILD_LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RebuildRunning(f"another rebuild of {self.path} is running: wait for it") from None
+            yield
+
+
+def _wrong_owner(path: Path, owner: str, sdk_app_id: str) -> str:
+    return f"{path} holds the callbacks of SDKAppID {owner}, not {sdk_app_id}: give each application its own --data"

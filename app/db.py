@@ -1,0 +1,153 @@
+"""The only file that opens SQLite: which library, which pragmas, which migrations.
+
+`sqlite_utils` picks the library (pysqlite3 where it is installed, the standard one elsewhere) and everybody takes it
+from here: two SQLite libraries on one file in one process would break each other's locks.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlite_utils import Database, Migrations
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the library it picked, re-exported
+
+Connection = sqlite3.Connection
+Error = sqlite3.Error
+
+LIBRARY_VERSION: str = sqlite3.sqlite_version
+_FIXED_VERSION = (3, 51, 3)
+LIBRARY_IS_SOUND = tuple(int(part) for part in LIBRARY_VERSION.split(".")) >= _FIXED_VERSION
+"""False for a library with the WAL-reset bug, which can corrupt a database that two connections write."""
+
+MEMORY = ":memory:"
+_BUSY_TIMEOUT_MS = 10_000
+
+_log_schema = Migrations("roomlapse.events")
+
+
+class NoData(Exception):
+    """There is no database where one is to be read."""
+
+
+class NewerSchema(Exception):
+    """The database was made by a newer version of this program."""
+
+
+@_log_schema()
+def create_log(db: Database) -> None:
+    """Create the log and the quarantine. Rows of `events` cannot be changed, removed, replaced or skipped."""
+    db.conn.execute(
+        """
+        CREATE TABLE events (
+            position INTEGER PRIMARY KEY,
+            event_id TEXT NOT NULL UNIQUE,
+            room_id TEXT,
+            command TEXT NOT NULL,
+            event_time_ms INTEGER NOT NULL,
+            received_at_ms INTEGER NOT NULL,
+            operator TEXT,
+            client_ip TEXT,
+            platform TEXT,
+            chain TEXT NOT NULL,
+            body TEXT NOT NULL
+        ) STRICT
+        """
+    )
+    # Ties within a millisecond are sorted by event_id on the way out; keeping those 64 bytes out of the index
+    # makes the log a tenth smaller.
+    db.conn.execute("CREATE INDEX events_by_room ON events (room_id, event_time_ms)")
+    for verb in ("UPDATE", "DELETE"):
+        db.conn.execute(
+            f"CREATE TRIGGER events_no_{verb.lower()} BEFORE {verb} ON events"
+            " BEGIN SELECT RAISE(ABORT, 'events only grows: rows are never changed or removed'); END"
+        )
+    # INSERT OR REPLACE removes rows without firing a DELETE trigger, so the guard is on INSERT.
+    db.conn.execute(
+        """
+        CREATE TRIGGER events_no_replace BEFORE INSERT ON events
+        WHEN NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM events)
+            OR EXISTS (SELECT 1 FROM events WHERE event_id = NEW.event_id)
+        BEGIN SELECT RAISE(ABORT, 'events only grows: a row takes the next position and a new event_id'); END
+        """
+    )
+    db.conn.execute(
+        """
+        CREATE TABLE rejected (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            received_at_ms INTEGER NOT NULL,
+            reason TEXT NOT NULL,
+            client_ip TEXT,
+            platform TEXT,
+            body BLOB NOT NULL
+        ) STRICT
+        """
+    )
+    db.conn.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID")
+
+
+_LOG_MIGRATIONS = {create_log.__name__}
+
+
+def open_log(path: Path | str) -> Connection:
+    """Open events.db for writing, made or migrated as needed. Every commit is synced to disk before it returns."""
+    conn = _connect(path)
+    _set_pragmas(conn, synchronous="FULL")
+    with transaction(conn):
+        db = Database(conn, execute_plugins=False)
+        if {migration.name for migration in _log_schema.applied(db)} - _LOG_MIGRATIONS:
+            raise NewerSchema(f"{path} was made by a newer Roomlapse: upgrade this one to use it")
+        _log_schema.apply(db)
+    return conn
+
+
+def open_read_models(path: Path | str) -> Connection:
+    """Open read_models.db for writing. Its commits are not synced: it can always be rebuilt from the log."""
+    conn = _connect(path)
+    _set_pragmas(conn, synchronous="NORMAL")
+    return conn
+
+
+def open_reader(path: Path | str) -> Connection:
+    """Open a database of ours that nobody may write through this connection. Raises NoData if there is none."""
+    if not Path(path).is_file():
+        raise NoData(f"no database at {path}")
+    conn = sqlite3.connect(
+        f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+    )
+    conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    conn.execute("PRAGMA query_only = ON")
+    return conn
+
+
+@contextmanager
+def transaction(conn: Connection) -> Iterator[None]:
+    """Run the block in one write transaction: all of it, or none of it when anything is raised."""
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        conn.execute("COMMIT")
+    except BaseException:
+        if conn.in_transaction:  # SQLite has rolled back by itself after some errors, a full disk among them
+            conn.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def snapshot(conn: Connection) -> Iterator[None]:
+    """Let every read in the block see the database as the first one saw it."""
+    conn.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+
+
+def _connect(path: Path | str) -> Connection:
+    return sqlite3.connect(str(path), isolation_level=None, check_same_thread=False)
+
+
+def _set_pragmas(conn: Connection, *, synchronous: str) -> None:
+    conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    conn.execute("PRAGMA journal_mode = WAL")
+    conn.execute(f"PRAGMA synchronous = {synchronous}")

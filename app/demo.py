@@ -1,0 +1,77 @@
+"""The demo: a sample evening in a fresh data directory, the server on it, and a simulated sender over real HTTP."""
+
+import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from app.data_dir import DataDir
+from app.server import Running
+from app.service import Service, now_ms
+from app.settings import Settings
+from app.simulator import Callbacks, Sender
+from app.transfer import RejectedLine, import_lines, read_lines
+
+SAMPLE = Path(__file__).parent.parent / "data" / "sample-callbacks.jsonl"
+SDK_APP_ID = "1400000000"
+_RATE = 5.0
+_ROOMS = 12
+
+
+def run_demo(port: int, for_s: float | None) -> None:
+    """Run until Ctrl-C, or for some seconds. Raises OSError when the port is taken."""
+    with TemporaryDirectory(prefix="roomlapse-demo-") as folder:
+        settings = Settings(SDK_APP_ID, data=Path(folder), port=port)
+        running = Running(Service(settings))
+        lines = load_sample(settings.data)
+        sender = Sender(running.url, SDK_APP_ID, None, _RATE)
+        threads = [threading.Thread(target=sender.send, args=(iter(Callbacks(7, _ROOMS, 0.05, 0.1, now_ms)),))]
+        if for_s is not None:
+            threads.append(threading.Timer(for_s, running.stop))
+
+        def on_started() -> None:
+            print(_introduce(running.url, settings.data, lines, for_s), flush=True)
+            for thread in threads:
+                thread.start()
+
+        try:
+            running.run(on_started)
+        finally:
+            sender.stop()
+            for thread in threads:
+                if isinstance(thread, threading.Timer):
+                    thread.cancel()
+                if thread.is_alive():
+                    thread.join()
+    print("demo ended")
+
+
+def load_sample(data: Path) -> int:
+    """Import the sample evening into a data directory; return how many events it holds. Raises OSError."""
+
+    def refuse(rejected: RejectedLine) -> None:
+        raise AssertionError(f"{SAMPLE}, line {rejected.line}: {rejected.reason}")
+
+    data_dir = DataDir(data)
+    data_dir.create(SDK_APP_ID)
+    log, models = data_dir.open_log(), data_dir.open_read_models()
+    try:
+        with SAMPLE.open("rb") as file:
+            accepted = import_lines(log, read_lines(file), now_ms, refuse).accepted
+        data_dir.bring_up(log, models)
+    finally:
+        models.close()
+        log.close()
+    return accepted
+
+
+def _introduce(url: str, data: Path, lines: int, for_s: float | None) -> str:
+    end = "Ctrl-C ends it." if for_s is None else f"It ends by itself after {for_s:g} s."
+    return f"""\
+Roomlapse is running on a sample evening of {lines} events, and a simulated sender adds {_RATE:g} a second.
+
+  Open   {url}/schema
+  Try    curl '{url}/rooms?public=true&limit=3'
+         curl '{url}/rooms/late-show/history?field=IsPublicVisible'
+         curl '{url}/rooms/late-show/visibility?to=2026-03-12T00:00:00Z'
+
+The data is in {data} while the demo runs. {end}"""

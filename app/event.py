@@ -1,0 +1,132 @@
+"""An event: what a callback says, its identity and its place among the events of its room.
+
+Pure, and imports nothing of ours: projections see the world through this file alone.
+"""
+
+import hashlib
+import json
+import math
+import re
+from typing import Any
+
+import msgspec
+
+MAX_NESTING = 64
+_MAX_INTEGER_DIGITS = 309  # the largest double has 309 digits; whatever is longer is out of every reader's range
+
+Key = tuple[int, str]
+"""A place in a room's event order: (event_time_ms, event_id). Total, and the same whatever the order of arrival."""
+BEFORE_ALL: Key = (-(2**63), "")
+
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+class BadJSON(ValueError):
+    """The bytes are not JSON that we can keep the meaning of; the message says why."""
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One callback as the projections see it: its content, and nothing of when or how it reached us.
+
+    Arrival (position, time of receipt, address) is left out on purpose: a fold that cannot see it
+    cannot depend on it, so every order of arrival gives the same read models.
+    """
+
+    event_id: str
+    """Lower-case hex SHA-256 of the body's canonical JSON."""
+    event_time_ms: int
+    """When it happened, epoch milliseconds (for a callback without EventTime: when it was received)."""
+    room_id: str
+    command: str
+    operator: str
+    """Canonical JSON text of who did it, `null` if the callback does not say."""
+    room_info: dict[str, str] | None
+    """For a room update: field name -> canonical JSON text of its value, RoomId left out. Else None."""
+    body: str
+    """The callback, exactly as received."""
+
+    @property
+    def key(self) -> Key:
+        """The event's place in its room's event order."""
+        return (self.event_time_ms, self.event_id)
+
+
+def canonical_json(value: Any) -> str:
+    """Write a JSON value with keys sorted and no white space; equal texts mean equal values (contract, law 6)."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def event_id_of(canonical: str) -> str:
+    """Hash a body's canonical JSON text into its event_id (contract, law 1)."""
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def parse_json(body: bytes) -> tuple[Any, str]:
+    """Parse a body strictly; return its value and its canonical JSON text.
+
+    Refused with BadJSON, because two readers would not agree on what they mean: bytes that are not UTF-8,
+    a byte order mark, repeated keys, lone surrogates, NaN and infinities, numbers beyond a double's range,
+    nesting deeper than 64, anything after the value.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise BadJSON(f"not UTF-8: byte {error.start} is {body[error.start]:#04x}") from None
+    if _nesting(text) > MAX_NESTING:
+        raise BadJSON(f"nested deeper than {MAX_NESTING}")
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object_of,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+            parse_int=_bounded_integer,
+        )
+        canonical = canonical_json(value)
+        canonical.encode()
+    except json.JSONDecodeError as error:
+        raise BadJSON(f"not JSON: {error.msg} at character {error.pos}") from None
+    except UnicodeEncodeError:
+        raise BadJSON("a string holds a lone surrogate") from None
+    return value, canonical
+
+
+def _nesting(text: str) -> int:
+    if text.count("[") + text.count("{") <= MAX_NESTING:
+        return 0  # cannot be deeper than it has brackets
+    depth = deepest = 0
+    for char in _JSON_STRING.sub("", text):
+        if char in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in "]}":
+            depth -= 1
+    return deepest
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise BadJSON(f"key {key[:64]!r} is repeated in one object")
+            seen.add(key)
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise BadJSON(f"{name} is not JSON")
+
+
+def _finite_float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise BadJSON("a number is out of range")
+    return value
+
+
+def _bounded_integer(digits: str) -> int:
+    if len(digits) > _MAX_INTEGER_DIGITS:
+        raise BadJSON("a number is out of range")
+    return int(digits)

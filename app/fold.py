@@ -1,0 +1,98 @@
+"""The one idea: a read model is a fold over one room's history in event order.
+
+Pure. A fold goes on from a saved state, saves its state every `STEP` events and at the end, and says which rows of
+the read model its events give. Everything else in Roomlapse decides which events to give it.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from app.event import BEFORE_ALL, Event, Key
+from projections import Projection
+
+STEP = 100
+"""Every STEP-th event of a room leaves its state behind: no question about the past folds more events than that."""
+
+
+class ProjectionFailed(Exception):
+    """A projection raised on an event. It stops there; the log and the other projections go on."""
+
+    def __init__(self, name: str, position: int, event_id: str, error: BaseException) -> None:
+        super().__init__(f"{name} stopped at position {position}, event {event_id}: {type(error).__name__}: {error}")
+        self.name = name
+        self.position = position
+        self.event_id = event_id
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """A room's state after its first `events` events, the last of which stands at `key` in event order."""
+
+    events: int
+    key: Key
+    max_position: int
+    """The highest log position among those events: the state holds for any cut of the log at or behind it."""
+    state: Any
+
+
+class Run(msgspec.Struct):
+    """What folding on from a saved state gives: `rows` replace all of the room's rows from `first` on (None: all)."""
+
+    first: tuple[Any, ...] | None
+    rows: list[Any]
+    saves: list[Saved]
+    """The states to keep, in order; the last is the one after the last event, if there was an event."""
+
+    @property
+    def state(self) -> Any:
+        """The state after the last event."""
+        return self.saves[-1].state
+
+
+def start(projection: Projection) -> Saved:
+    """The state of a room before its first event."""
+    return Saved(0, BEFORE_ALL, 0, projection.initial)
+
+
+def row_key(row: Any) -> tuple[Any, ...]:
+    """The part of a row's key that tells it from the room's other rows."""
+    return tuple(getattr(row, column) for column in row.KEY[1:])
+
+
+def fold(name: str, projection: Projection, room_id: str, saved: Saved, history: Iterable[tuple[int, Event]]) -> Run:
+    """Fold a room's events, given with their positions in event order, on from a saved state that sorts before them.
+
+    Raises ProjectionFailed, naming the event, when the projection does.
+    """
+    grows = projection.Row.GROWS
+    state, events, key, max_position = saved.state, saved.events, saved.key, saved.max_position
+    rows = list(projection.rows(room_id, state)) if grows else []
+    first = row_key(rows[0]) if rows else None
+    saves: list[Saved] = []
+    for position, event in history:
+        assert event.key > key, f"position {position} is out of event order"
+        try:
+            before, state = state, projection.apply(state, event)
+            if grows and state is not before:
+                _replace_end(rows, list(projection.rows(room_id, state)))
+        except Exception as error:
+            raise ProjectionFailed(name, position, event.event_id, error) from error
+        events += 1
+        key = event.key
+        max_position = max(max_position, position)
+        if events % STEP == 0:
+            saves.append(Saved(events, key, max_position, state))
+    if events % STEP or not saves:
+        saves.append(Saved(events, key, max_position, state))
+    if not grows:
+        rows = list(projection.rows(room_id, state))
+    return Run(first, rows, saves)
+
+
+def _replace_end(rows: list[Any], end: list[Any]) -> None:
+    """Replace the rows from the first of `end` on; both are in the order of their keys."""
+    if end:
+        del rows[bisect_left(rows, row_key(end[0]), key=row_key) :]
+        rows += end

@@ -1,0 +1,116 @@
+"""Keeps the read models of a running server at the end of the log, in a thread of its own."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from app import db
+from app.data_dir import DataDir, RebuildRunning
+from app.fold import ProjectionFailed
+from app.metrics import Metrics
+from app.read_models import Checkpoint, ReadModels
+from app.replay import catch_up
+from app.store import EventStore
+
+_TICK_S = 0.5  # other processes append too (import, retry): look for their events now and then
+_RETRY_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class _Stopping(Exception):
+    """The server stops while the read models are being rebuilt; the old ones stay."""
+
+
+class Projector:
+    """Catches up whenever it is woken; readers wait here for the events that they have to see."""
+
+    def __init__(self, data_dir: DataDir, metrics: Metrics) -> None:
+        self._data_dir = data_dir
+        self._metrics = metrics
+        self._changed = threading.Condition()
+        self._woken = threading.Event()
+        self._stopping = False
+        self._position = 0
+        self._stopped: set[str] = set()
+        self.on_progress: Callable[[], None] = lambda: None
+        """Called, in the projector's thread, after each step."""
+        self._thread = threading.Thread(target=self._run, name="roomlapse-projector")
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its current batch."""
+        self._stopping = True
+        self._woken.set()
+        self._thread.join()
+
+    def wake(self) -> None:
+        """Say that the log has grown."""
+        self._woken.set()
+
+    def wait_for(self, position: int, timeout_s: float) -> bool:
+        """Wait until every projection that has not stopped has read up to a position; False if it takes too long."""
+        if self._position >= position:
+            return True
+        self._woken.set()
+        with self._changed:
+            return self._changed.wait_for(lambda: self._position >= position, timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._follow()
+            except _Stopping:
+                return
+            except (db.Error, db.NewerSchema, ProjectionFailed, RebuildRunning) as error:
+                _log.error("projections wait: %s", error)
+                time.sleep(_RETRY_S)
+
+    def _follow(self) -> None:
+        log = self._data_dir.open_log_reader()
+        models = self._data_dir.open_read_models()
+        try:
+            self._data_dir.bring_up(log, models, self._end_if_stopping)
+            self._report(log, models)
+            while not self._stopping:
+                self._woken.wait(_TICK_S)
+                self._woken.clear()
+                more = True
+                while more and not self._stopping:
+                    step = catch_up(log, models)
+                    more = step.more
+                    self._metrics.late.inc(step.late)
+                    if step.events:
+                        self._report(log, models)
+        finally:
+            log.close()
+            models.close()
+
+    def _end_if_stopping(self, _done: int, _total: int) -> None:
+        if self._stopping:
+            raise _Stopping
+
+    def _report(self, log: EventStore, models: ReadModels) -> None:
+        checkpoints = {name: models.checkpoint(name) for name in models.projections}
+        head = log.head().position
+        self._metrics.head.set(head)
+        for name, checkpoint in checkpoints.items():
+            self._metrics.lag.labels(name).set(head - checkpoint.position)
+            self._metrics.stopped.labels(name).set(checkpoint.error is not None)
+            self._report_stop(name, checkpoint)
+        going = [checkpoint.position for checkpoint in checkpoints.values() if checkpoint.error is None]
+        with self._changed:
+            self._position = min(going, default=head)
+            self._changed.notify_all()
+        self.on_progress()
+
+    def _report_stop(self, name: str, checkpoint: Checkpoint) -> None:
+        if checkpoint.error is None:
+            self._stopped.discard(name)
+        elif name not in self._stopped:
+            self._stopped.add(name)
+            _log.error("projection stopped: %s", checkpoint.error, extra={"projection": name})

@@ -1,0 +1,309 @@
+"""The read models on disk: their rows, the saved states of their folds, and how far each has read the log.
+
+The only SQL on read_models.db. Tables are made from each projection's `Row`; beside a table NAME stands NAME_states.
+A rebuild uses the same code with a prefix before every table's name, and swaps at the end.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import msgspec
+
+from app import db
+from app.event import Key
+from app.fold import STEP, Run, Saved, row_key, start
+from app.store import GENESIS
+from projections import Projection
+
+_CHECKPOINTS = "projections"
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """How far a projection has read the log. `chain` is the log's there, `error` why it stopped (None: it did not)."""
+
+    version: int
+    position: int
+    chain: str
+    error: str | None
+
+
+class ReadModels:
+    """The read models behind one connection. Not for use by two threads at a time."""
+
+    def __init__(self, conn: db.Connection, projections: Mapping[str, Projection], prefix: str = "") -> None:
+        self.conn = conn
+        self.projections = dict(projections)
+        self.prefix = prefix
+        self._tables = {name: _Table(prefix, projection) for name, projection in self.projections.items()}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.conn.close()
+
+    def create(self) -> None:
+        """Make what is missing. A projection that is new here starts at position 0."""
+        with db.transaction(self.conn):
+            self.conn.execute(
+                f"CREATE TABLE IF NOT EXISTS {self.prefix}{_CHECKPOINTS} (name TEXT PRIMARY KEY,"
+                " version INTEGER NOT NULL, position INTEGER NOT NULL, chain TEXT NOT NULL, error TEXT)"
+                " STRICT, WITHOUT ROWID"
+            )
+            for name, projection in self.projections.items():
+                if self._find_checkpoint(name) is None:
+                    self._tables[name].create(self.conn)
+                    self.save_checkpoint(name, Checkpoint(projection.VERSION, 0, GENESIS, None))
+
+    def drop(self) -> None:
+        """Remove every table with this prefix, those of projections that are no more included."""
+        assert self.prefix, "the live read models are never dropped"
+        names = self.conn.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND substr(name, 1, ?) = ?",
+            (len(self.prefix), self.prefix),
+        ).fetchall()
+        for (name,) in names:
+            self.conn.execute(f'DROP TABLE "{name}"')
+
+    def take_over(self, shadow: "ReadModels") -> None:
+        """Put the shadow's tables in the place of these. Call it inside a transaction."""
+        for name in shadow.projections:
+            self._tables[name].replace_with(self.conn, shadow._tables[name])
+            self.save_checkpoint(name, shadow.checkpoint(name))
+
+    # ---- checkpoints ----
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """How far a projection has read."""
+        found = self._find_checkpoint(name)
+        assert found is not None, f"no checkpoint of {name}"
+        return found
+
+    def _find_checkpoint(self, name: str) -> Checkpoint | None:
+        row = self.conn.execute(
+            f"SELECT version, position, chain, error FROM {self.prefix}{_CHECKPOINTS} WHERE name = ?", (name,)
+        ).fetchone()
+        return Checkpoint(*row) if row else None
+
+    def save_checkpoint(self, name: str, checkpoint: Checkpoint) -> None:
+        """Set how far a projection has read. Belongs into the transaction that writes its rows."""
+        self.conn.execute(
+            f"INSERT INTO {self.prefix}{_CHECKPOINTS} VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
+            " version = excluded.version, position = excluded.position, chain = excluded.chain, error = excluded.error",
+            (name, checkpoint.version, checkpoint.position, checkpoint.chain, checkpoint.error),
+        )
+
+    # ---- saved states ----
+
+    def saved_before(self, name: str, room_id: str, key: Key) -> Saved:
+        """The last saved state of a room that sorts before a place in its event order."""
+        return self._saved(name, "(event_time_ms, event_id) < (?, ?)", room_id, *key)
+
+    def saved_at(self, name: str, room_id: str, as_of_ms: int, upto: int) -> Saved:
+        """The last saved state of a room that holds at a time, and for a log cut at a position."""
+        return self._saved(name, "event_time_ms <= ? AND max_position <= ?", room_id, as_of_ms, upto)
+
+    def _saved(self, name: str, where: str, *args: Any) -> Saved:
+        row = self.conn.execute(
+            "SELECT events, event_time_ms, event_id, max_position, state"
+            f" FROM {self._tables[name].states} WHERE room_id = ? AND {where}"
+            " ORDER BY event_time_ms DESC, event_id DESC LIMIT 1",
+            args,
+        ).fetchone()
+        if row is None:
+            return start(self.projections[name])
+        return Saved(row[0], (row[1], row[2]), row[3], self._tables[name].decode_state(row[4]))
+
+    def states(self, name: str, room_id: str) -> list[Saved]:
+        """All saved states of a room, in event order."""
+        rows = self.conn.execute(
+            f"SELECT events, event_time_ms, event_id, max_position, state FROM {self._tables[name].states}"
+            " WHERE room_id = ? ORDER BY event_time_ms, event_id",
+            (room_id,),
+        )
+        decode = self._tables[name].decode_state
+        return [Saved(row[0], (row[1], row[2]), row[3], decode(row[4])) for row in rows]
+
+    # ---- rows ----
+
+    def rows(self, name: str, room_id: str, *, first: tuple[Any, ...] | None = None) -> list[Any]:
+        """A room's rows in the order of their keys, from `first` on."""
+        return self._select(name, room_id, ">=", first)
+
+    def rows_before(self, name: str, room_id: str, first: tuple[Any, ...] | None) -> list[Any]:
+        """A room's rows before `first`; none if that is None."""
+        return self._select(name, room_id, "<", first) if first is not None else []
+
+    def _select(self, name: str, room_id: str, comparison: str, first: tuple[Any, ...] | None) -> list[Any]:
+        table = self._tables[name]
+        where, args = "", ()
+        if first:
+            where = f" AND ({', '.join(table.key[1:])}) {comparison} ({', '.join('?' * len(first))})"
+            args = first
+        rows = self.conn.execute(
+            f"SELECT {table.columns} FROM {table.name} WHERE room_id = ?{where} ORDER BY {', '.join(table.key)}",
+            (room_id, *args),
+        )
+        return [table.read(row) for row in rows]
+
+    def all_rows(self, name: str) -> Iterator[Any]:
+        """Every row of a read model in the order of its keys."""
+        table = self._tables[name]
+        for row in self.conn.execute(f"SELECT {table.columns} FROM {table.name} ORDER BY {', '.join(table.key)}"):
+            yield table.read(row)
+
+    def room_ids(self, name: str, after: str = "") -> Iterator[str]:
+        """The rooms that have rows in a read model, by room_id, behind `after`."""
+        table = self._tables[name].name
+        for (room_id,) in self.conn.execute(
+            f"SELECT DISTINCT room_id FROM {table} WHERE room_id > ? ORDER BY room_id", (after,)
+        ):
+            yield room_id
+
+    def fingerprint(self, name: str) -> str:
+        """Hash every row: equal sets of events give equal fingerprints, whatever their order of arrival."""
+        digest = hashlib.sha256()
+        for row in self.all_rows(name):
+            digest.update(msgspec.json.encode(row))
+            digest.update(b"\n")
+        return digest.hexdigest()
+
+    # ---- questions that SQL answers best ----
+
+    def public_room_ids(self, at_ms: int | None, public: bool, after: str) -> Iterator[str]:
+        """The rooms that are (or, at a time, were) public or hidden, by room_id, behind `after`."""
+        where = "to_ms IS NULL" if at_ms is None else "from_ms <= :at AND (to_ms IS NULL OR to_ms > :at)"
+        for (room_id,) in self.conn.execute(
+            f"SELECT room_id FROM {self.prefix}visibility WHERE room_id > :after AND public = :public AND {where}"
+            " ORDER BY room_id",
+            {"at": at_ms, "public": public, "after": after},
+        ):
+            yield room_id
+
+    def field_totals(self) -> list[tuple[str, tuple[int, int, int, int | None]]]:
+        """For each field over all rooms: observations, changes, first seen, last changed."""
+        rows = self.conn.execute(
+            "SELECT field, sum(observations), sum(changes), min(first_seen_ms), max(last_changed_ms)"
+            f" FROM {self.prefix}change_counts GROUP BY field ORDER BY field"
+        )
+        return [(row[0], row[1:]) for row in rows]
+
+    def most_changed(self, after: tuple[int, str] | None, limit: int) -> list[tuple[str, int]]:
+        """Rooms with their number of changes, most first, ties by room_id, behind a place in that order."""
+        changes, room_id = after or (2**62, "")
+        return self.conn.execute(
+            f"SELECT room_id, sum(changes) AS n FROM {self.prefix}change_counts GROUP BY room_id"
+            " HAVING n < ? OR (n = ? AND room_id > ?) ORDER BY n DESC, room_id LIMIT ?",
+            (changes, changes, room_id, limit),
+        ).fetchall()
+
+    # ---- writing ----
+
+    def write(self, name: str, room_id: str, saved: Saved, run: Run, *, head: Saved) -> None:
+        """Store what a fold from `saved` gave, where `head` was the room's last state before it.
+
+        Only rows that differ are written. Call it inside the transaction that moves the checkpoint.
+        """
+        table = self._tables[name]
+        if saved.key == head.key:  # in order: the rows that may go are those of the last state
+            old = list(self.projections[name].rows(room_id, head.state))
+        else:  # late: whatever stands from there on was folded without the late event
+            old = self.rows(name, room_id, first=run.first)
+        old_lines = {row_key(row): table.write(row) for row in old}
+        new_lines = {row_key(row): table.write(row) for row in run.rows}
+        for key in old_lines.keys() - new_lines.keys():
+            self.conn.execute(table.delete_row, (room_id, *key))
+        self.conn.executemany(table.upsert_row, [line for key, line in new_lines.items() if old_lines.get(key) != line])
+        self.conn.execute(table.delete_states, (room_id, *saved.key))
+        if saved.key == head.key and head.events and run.saves[0].events > head.events:
+            self.conn.execute(table.delete_passing_state, (room_id, *head.key))
+        self.conn.executemany(table.insert_state, [table.write_state(room_id, save) for save in run.saves])
+
+    def insert(self, name: str, rows: list[tuple[Any, ...]], states: list[tuple[Any, ...]]) -> None:
+        """Store rows and states as `flatten` gave them, of rooms that have none yet."""
+        table = self._tables[name]
+        self.conn.executemany(table.upsert_row, rows)
+        self.conn.executemany(table.insert_state, states)
+
+    def flatten(self, name: str, room_id: str, run: Run) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """Make the column values of a run's rows and states, ready to cross to another process."""
+        table = self._tables[name]
+        return [table.write(row) for row in run.rows], [table.write_state(room_id, save) for save in run.saves]
+
+
+class _Table:
+    """The SQL of one projection's two tables, and the way of its rows and states into columns and back."""
+
+    def __init__(self, prefix: str, projection: Projection) -> None:
+        row = projection.Row
+        self.row = row
+        self.name = f"{prefix}{row.TABLE}"
+        self.states = f"{self.name}_states"
+        self.key: tuple[str, ...] = row.KEY
+        self.types = {field.name: _column_type(field.type) for field in msgspec.structs.fields(row)}
+        names = list(self.types)
+        assert self.key[0] == names[0] == "room_id", f"{row.TABLE}: a row and its key begin with room_id"
+        self.columns = ", ".join(names)
+        self._raw = [i for i, name in enumerate(names) if self.types[name].base is msgspec.Raw]
+        self._bool = [i for i, name in enumerate(names) if self.types[name].base is bool]
+        self._state_decoder = msgspec.msgpack.Decoder(type(projection.initial))
+        marks = ", ".join("?" * len(names))
+        self.upsert_row = f"INSERT OR REPLACE INTO {self.name} ({self.columns}) VALUES ({marks})"
+        self.delete_row = f"DELETE FROM {self.name} WHERE {' AND '.join(f'{column} = ?' for column in self.key)}"
+        self.delete_states = f"DELETE FROM {self.states} WHERE room_id = ? AND (event_time_ms, event_id) > (?, ?)"
+        self.delete_passing_state = (
+            f"DELETE FROM {self.states} WHERE room_id = ?"
+            f" AND event_time_ms = ? AND event_id = ? AND events % {STEP} != 0"
+        )
+        self.insert_state = f"INSERT OR REPLACE INTO {self.states} VALUES (?, ?, ?, ?, ?, ?)"
+
+    def create(self, conn: db.Connection) -> None:
+        columns = ", ".join(f"{name} {column.sql}" for name, column in self.types.items())
+        conn.execute(f"DROP TABLE IF EXISTS {self.name}")
+        conn.execute(f"DROP TABLE IF EXISTS {self.states}")
+        conn.execute(f"CREATE TABLE {self.name} ({columns}, PRIMARY KEY ({', '.join(self.key)})) STRICT, WITHOUT ROWID")
+        conn.execute(
+            f"CREATE TABLE {self.states} (room_id TEXT NOT NULL, event_time_ms INTEGER NOT NULL,"
+            " event_id TEXT NOT NULL, events INTEGER NOT NULL, max_position INTEGER NOT NULL, state BLOB NOT NULL,"
+            " PRIMARY KEY (room_id, event_time_ms, event_id)) STRICT, WITHOUT ROWID"
+        )
+
+    def replace_with(self, conn: db.Connection, other: "_Table") -> None:
+        for mine, theirs in ((self.name, other.name), (self.states, other.states)):
+            conn.execute(f"DROP TABLE IF EXISTS {mine}")
+            conn.execute(f"ALTER TABLE {theirs} RENAME TO {mine}")
+
+    def read(self, values: tuple[Any, ...]) -> Any:
+        if self._raw or self._bool:
+            columns = list(values)
+            for i in self._raw:
+                columns[i] = msgspec.Raw(columns[i].encode())
+            for i in self._bool:
+                columns[i] = None if columns[i] is None else bool(columns[i])
+            return self.row(*columns)
+        return self.row(*values)
+
+    def write(self, row: Any) -> tuple[Any, ...]:
+        values = msgspec.structs.astuple(row)
+        if self._raw:
+            return tuple(bytes(value).decode() if isinstance(value, msgspec.Raw) else value for value in values)
+        return values
+
+    def decode_state(self, state: bytes) -> Any:
+        return self._state_decoder.decode(state)
+
+    def write_state(self, room_id: str, saved: Saved) -> tuple[Any, ...]:
+        return (room_id, *saved.key, saved.events, saved.max_position, msgspec.msgpack.encode(saved.state))
+
+
+class _Column(msgspec.Struct, frozen=True):
+    base: type
+    sql: str
+
+
+_SQL_TYPES = {str: "TEXT", int: "INTEGER", bool: "INTEGER", msgspec.Raw: "TEXT"}
+
+
+def _column_type(annotation: Any) -> _Column:
+    parts = get_args(annotation) or (annotation,)
+    (base,) = (part for part in parts if part is not type(None))
+    return _Column(base, _SQL_TYPES[base] + ("" if type(None) in parts else " NOT NULL"))

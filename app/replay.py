@@ -1,0 +1,386 @@
+"""From the log to the read models: catch up, rebuild, and a room at any cut. The only writer of read models.
+
+What a projection's rows say is settled in `fold`; this file decides which events to give it, in which transaction.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from itertools import groupby
+from threading import Thread
+from typing import Any
+
+import msgspec
+
+from app import db
+from app.event import Event, Key
+from app.fold import ProjectionFailed, Run, Saved, fold, start
+from app.read_models import Checkpoint, ReadModels
+from app.store import EventStore, Record
+from app.tencent import read_event
+from projections import ALL, Projection
+
+BATCH = 500
+"""Events that one transaction of `catch_up` covers, at most."""
+REBUILD_FROM = 20_000
+"""From so many unread events on, a projection that has read none is rebuilt: room by room is faster."""
+REBUILD_PREFIX = "rebuild_"
+_CHUNK_EVENTS = 20_000  # a task of a rebuild: whole rooms, of about so many events
+_MAX_TIME_MS = 2**63 - 1
+
+Progress = Callable[[int, int], None]
+"""Told now and then how many events are done, and of how many."""
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """Which events count: those at positions <= upto that happened at or before `as_of_ms` (None: all)."""
+
+    upto: int
+    as_of_ms: int | None = None
+
+    def until(self, time_ms: int) -> "Cut":
+        """The same cut, at an earlier time if that is earlier."""
+        return Cut(self.upto, time_ms if self.as_of_ms is None else min(time_ms, self.as_of_ms))
+
+
+class CaughtUp(msgspec.Struct, frozen=True):
+    """What a step of `catch_up` did: events read, how many of them were late, and whether there are more."""
+
+    events: int
+    late: int
+    more: bool
+
+
+class Stale(Exception):
+    """A read model cannot be read until it has been rebuilt."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def event_of(record: Record) -> Event:
+    """Make the event that projections see from a row of a room's log."""
+    assert record.room_id is not None, f"position {record.position} belongs to no room"
+    return read_event(
+        record.event_id, record.event_time_ms, record.room_id, record.command, record.operator, record.body
+    )
+
+
+def events_of(records: Iterable[Record]) -> Iterator[tuple[int, Event]]:
+    """Rows of the log as `fold` takes them."""
+    for record in records:
+        yield record.position, event_of(record)
+
+
+# ---- catching up: in log order, one transaction a batch ----
+
+
+def catch_up(log: EventStore, models: ReadModels, limit: int = BATCH) -> CaughtUp:
+    """Let every projection read the next events of the log; rows, states and checkpoints change together.
+
+    A projection that raises is stopped before the event it raised on, with the error in its checkpoint; the others
+    go on. Any number of processes may do this at the same time.
+    """
+    with db.transaction(models.conn):
+        return _read_on(log, models, limit)
+
+
+def catch_up_all(log: EventStore, models: ReadModels, progress: Progress = no_progress) -> None:
+    """Bring every projection that has not stopped to the end of the log."""
+    begin = min(models.checkpoint(name).position for name in models.projections)
+    done = 0
+    while True:
+        step = catch_up(log, models)
+        done += step.events
+        progress(done, max(done, log.head().position - begin))
+        if not step.more:
+            break
+
+
+def stale_projections(log: EventStore, models: ReadModels) -> list[str]:
+    """Name the projections that need a rebuild: of an older version, from another log, or far behind at the start.
+
+    Raises db.NewerSchema if a newer version of this program wrote one.
+    """
+    names = []
+    head = log.head().position
+    for name, projection in models.projections.items():
+        checkpoint = models.checkpoint(name)
+        if checkpoint.version > projection.VERSION:
+            raise db.NewerSchema(
+                f"read model {name} is of version {checkpoint.version}, this Roomlapse knows {projection.VERSION}:"
+                " upgrade it, or delete read_models.db to rebuild it in the older form"
+            )
+        if (
+            checkpoint.version < projection.VERSION
+            or checkpoint.chain != log.chain_at(checkpoint.position)
+            or (checkpoint.position == 0 and head >= REBUILD_FROM)
+        ):
+            names.append(name)
+    return names
+
+
+def resume(models: ReadModels) -> None:
+    """Let projections that stopped try again, after whatever made them stop has been mended."""
+    with db.transaction(models.conn):
+        for name in models.projections:
+            checkpoint = models.checkpoint(name)
+            if checkpoint.error is not None:
+                models.save_checkpoint(name, msgspec.structs.replace(checkpoint, error=None))
+
+
+def _read_on(log: EventStore, models: ReadModels, limit: int) -> CaughtUp:
+    checkpoints = {name: models.checkpoint(name) for name in models.projections}
+    going = {name: checkpoint for name, checkpoint in checkpoints.items() if checkpoint.error is None}
+    if not going:
+        return CaughtUp(0, 0, more=False)
+    after = min(checkpoint.position for checkpoint in going.values())
+    records = log.tail(after, limit)
+    if not records:
+        return CaughtUp(0, 0, more=False)
+    events = {record.position: event_of(record) for record in records if record.room_id is not None}
+    late = 0
+    for name, checkpoint in going.items():
+        fresh = [record for record in records if record.position > checkpoint.position]
+        if fresh:
+            late = max(late, _project(log, models, name, checkpoint, fresh, events))
+    return CaughtUp(len(records), late, more=len(records) == limit)
+
+
+def _project(
+    log: EventStore,
+    models: ReadModels,
+    name: str,
+    checkpoint: Checkpoint,
+    records: list[Record],
+    events: Mapping[int, Event],
+) -> int:
+    """Take a projection over some records; if one of them makes it raise, stop it right before that one."""
+    try:
+        plan = _plan(log, models, name, records, events)
+    except ProjectionFailed as failure:
+        if len(records) == 1:
+            # Read nothing, and say why.
+            models.save_checkpoint(name, msgspec.structs.replace(checkpoint, error=str(failure)))
+            return 0
+        late = 0
+        for record in records:  # one by one, up to the one that fails
+            current = models.checkpoint(name)
+            if current.error is None:
+                late += _project(log, models, name, current, [record], events)
+        return late
+    for room_id, saved, run, head in plan:
+        models.write(name, room_id, saved, run, head=head)
+    last = records[-1]
+    models.save_checkpoint(name, Checkpoint(models.projections[name].VERSION, last.position, last.chain, None))
+    return sum(_late_among(room, head) for room, head in _by_room_with_heads(records, plan))
+
+
+def _by_room_with_heads(
+    records: list[Record], plan: list[tuple[str, Saved, Run, Saved]]
+) -> Iterator[tuple[list[Record], Saved]]:
+    rooms = _by_room(records)
+    for room_id, _, _, head in plan:
+        yield rooms[room_id], head
+
+
+def _late_among(records: list[Record], head: Saved) -> int:
+    """How many of a room's records, in log order, arrived after one that sorts behind them."""
+    late, furthest = 0, head.key
+    for record in records:
+        if record.key < furthest:
+            late += 1
+        furthest = max(furthest, record.key)
+    return late
+
+
+def _by_room(records: list[Record]) -> dict[str, list[Record]]:
+    rooms: dict[str, list[Record]] = {}
+    for record in records:
+        if record.room_id is not None:
+            rooms.setdefault(record.room_id, []).append(record)
+    return rooms
+
+
+def _plan(
+    log: EventStore, models: ReadModels, name: str, records: list[Record], events: Mapping[int, Event]
+) -> list[tuple[str, Saved, Run, Saved]]:
+    """Fold without writing: for each room, the state that the fold goes on from, what it gives, and the last state."""
+    plan = []
+    upto = records[-1].position
+    for room_id, fresh in _by_room(records).items():
+        fresh.sort(key=lambda record: record.key)
+        head = models.saved_before(name, room_id, _AFTER_ALL)
+        first = fresh[0].key
+        saved = head if head.key < first else models.saved_before(name, room_id, first)
+        if saved.key == head.key:
+            history: Iterable[tuple[int, Event]] = [(record.position, events[record.position]) for record in fresh]
+        else:
+            history = events_of(log.history(room_id, after=saved.key, upto=upto))
+        plan.append((room_id, saved, fold(name, models.projections[name], room_id, saved, history), head))
+    return plan
+
+
+_AFTER_ALL: Key = (_MAX_TIME_MS, "")
+
+
+# ---- time travel: the same fold over another cut ----
+
+
+def rows_at(log: EventStore, models: ReadModels, name: str, room_id: str, cut: Cut) -> list[Any]:
+    """The rows that a read model has for a room when only the events of the cut count.
+
+    Goes on from the last saved state that holds for the cut; equal to a fold from the room's first event.
+    """
+    saved, run = fold_at(log, models, name, room_id, cut)
+    if models.projections[name].Row.GROWS and saved.events:
+        return models.rows_before(name, room_id, run.first) + run.rows
+    return run.rows
+
+
+def fold_at(log: EventStore, models: ReadModels, name: str, room_id: str, cut: Cut) -> tuple[Saved, Run]:
+    """Fold a room up to a cut; return the saved state it went on from and what came of it."""
+    as_of_ms = _MAX_TIME_MS if cut.as_of_ms is None else cut.as_of_ms
+    saved = models.saved_at(name, room_id, as_of_ms, cut.upto)
+    history = log.history(room_id, after=saved.key, upto=cut.upto, as_of_ms=cut.as_of_ms)
+    return saved, fold(name, models.projections[name], room_id, saved, events_of(history))
+
+
+# ---- rebuild: room by room, beside the live tables ----
+
+
+def rebuild(
+    log: EventStore,
+    models: ReadModels,
+    names: Iterable[str] | None = None,
+    *,
+    jobs: int = 1,
+    progress: Progress = no_progress,
+) -> int:
+    """Fold the whole log again into new tables and swap them in when they are whole; return how many events it read.
+
+    Receivers and readers go on meanwhile, readers with the old tables. Whatever ends it early, ProjectionFailed
+    included, leaves the old ones as they were. One rebuild at a time: the caller holds the lock.
+    """
+    chosen = {name: models.projections[name] for name in (models.projections if names is None else names)}
+    drop_leftovers(models)
+    shadow = ReadModels(models.conn, chosen, REBUILD_PREFIX)
+    shadow.create()
+    head = log.head()
+    done = 0
+    progress(0, head.position)
+    with ExitStack() as stack:
+        for flat, events in _fold_rooms(log, chosen, head.position, jobs, stack):
+            with db.transaction(models.conn):
+                for name, (rows, states) in flat.items():
+                    shadow.insert(name, rows, states)
+            done += events
+            progress(done, head.position)
+    with db.transaction(models.conn):
+        for name, projection in chosen.items():
+            shadow.save_checkpoint(name, Checkpoint(projection.VERSION, head.position, head.chain, None))
+    while catch_up(log, shadow).more:
+        pass
+    with db.transaction(models.conn):  # the last events and the swap: nobody sees the one without the other
+        while _read_on(log, shadow, BATCH).more:
+            pass
+        for name in chosen:
+            if (error := shadow.checkpoint(name).error) is not None:
+                raise Stale(f"{error}; the read models are as they were before")
+        models.take_over(shadow)
+        shadow.drop()
+    progress(head.position, head.position)
+    return head.position
+
+
+def drop_leftovers(models: ReadModels) -> None:
+    """Remove what a rebuild left behind when it was killed. The caller holds the rebuild lock."""
+    with db.transaction(models.conn):
+        ReadModels(models.conn, {}, REBUILD_PREFIX).drop()
+
+
+Flat = dict[str, tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]]
+
+
+def _fold_rooms(
+    log: EventStore, projections: Mapping[str, Projection], upto: int, jobs: int, stack: ExitStack
+) -> Iterator[tuple[Flat, int]]:
+    """Fold all rooms, some at a time; give the columns of their rows and states, and how many events that took."""
+    chunks = list(_chunks(log.room_sizes(upto)))
+    if jobs == 1 or len(chunks) < 2:
+        for first, last, events in chunks:
+            yield _fold_chunk(log, projections, first, last, upto), events
+        return
+    pool = stack.enter_context(
+        ProcessPoolExecutor(
+            min(jobs, len(chunks)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_Worker.open,
+            initargs=(log.path, tuple(projections)),
+        )
+    )
+    stack.callback(pool.shutdown, cancel_futures=True)
+    waiting: list[tuple[Future[Flat], int]] = []
+    for first, last, events in chunks:
+        waiting.append((pool.submit(_Worker.fold_chunk, first, last, upto), events))
+        if len(waiting) > 2 * jobs:  # bounded: results wait in memory until they are written
+            future, count = waiting.pop(0)
+            yield future.result(), count
+    for future, count in waiting:
+        yield future.result(), count
+
+
+def _chunks(sizes: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str, int]]:
+    """Cut the rooms, in order, into ranges (first room, last room, events) of about the same number of events."""
+    first, events = None, 0
+    last = ""
+    for room_id, size in sizes:
+        first = room_id if first is None else first
+        last, events = room_id, events + size
+        if events >= _CHUNK_EVENTS:
+            yield first, last, events
+            first, events = None, 0
+    if first is not None:
+        yield first, last, events
+
+
+def _fold_chunk(log: EventStore, projections: Mapping[str, Projection], first: str, last: str, upto: int) -> Flat:
+    tables = ReadModels(log.conn, projections)  # for its way of making columns; it writes nothing
+    flat: Flat = {name: ([], []) for name in projections}
+    for room_id, records in groupby(
+        log.histories(first=first, last=last, upto=upto), key=lambda record: record.room_id or ""
+    ):
+        history = list(events_of(records))
+        for name, projection in projections.items():
+            run = fold(name, projection, room_id, start(projection), history)
+            rows, states = tables.flatten(name, room_id, run)
+            flat[name][0].extend(rows)
+            flat[name][1].extend(states)
+    return flat
+
+
+class _Worker:
+    """A process of a rebuild: its own reader on the log, and the projections by name (modules do not cross over)."""
+
+    log: EventStore
+    projections: Mapping[str, Projection]
+
+    @classmethod
+    def open(cls, path: str, names: tuple[str, ...]) -> None:
+        cls.log = EventStore(db.open_reader(path))
+        cls.projections = {name: ALL[name] for name in names}
+        Thread(target=cls._end_with_parent, daemon=True).start()
+
+    @classmethod
+    def fold_chunk(cls, first: str, last: str, upto: int) -> Flat:
+        return _fold_chunk(cls.log, cls.projections, first, last, upto)
+
+    @staticmethod
+    def _end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)  # a killed parent cannot end its pool; nothing here is worth finishing

@@ -1,0 +1,92 @@
+"""Runs the application on uvicorn, in this process, until it is told to stop."""
+
+import logging
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from app import db
+from app.service import Service
+from app.web import Bell, create_app
+
+_SHUTDOWN_S = 5
+_BACKLOG = 2048
+
+_log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """Ends the event streams before it waits for the connections, and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, bell: Bell, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._bell = bell
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._bell.stop()
+        await super().shutdown(sockets)
+
+
+class Running:
+    """A server that is about to run: its listening socket is open, its address known."""
+
+    def __init__(self, service: Service) -> None:
+        """Bind the address. Raises OSError if it is taken."""
+        settings = service.settings
+        self.service = service
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((settings.host, settings.port))
+        except OSError:
+            self._socket.close()
+            raise
+        host, port = self._socket.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if family == socket.AF_INET6 else f"http://{host}:{port}"
+        self._server: _Server | None = None
+
+    def run(self, on_started: Callable[[], None] = lambda: None) -> None:
+        """Serve until a signal or `stop`."""
+        bell = Bell()
+        config = uvicorn.Config(
+            create_app(self.service, bell),
+            http="httptools",  # h11 has let smuggled requests through
+            lifespan="on",
+            access_log=False,  # its lines would hold each callback's Sign
+            log_config=None,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+        )
+        self._server = _Server(config, bell, on_started)
+        try:
+            self._server.run([self._socket])
+        finally:
+            self._socket.close()
+
+    def stop(self) -> None:
+        """Ask the server to stop; `run` returns when it has."""
+        if self._server is not None:
+            self._server.should_exit = True
+
+    @property
+    def failed(self) -> bool:
+        """Whether the application did not start."""
+        return self._server is not None and not self._server.started
+
+
+def warn_of_library() -> None:
+    """Say so at the start if this SQLite has a known fault."""
+    if not db.LIBRARY_IS_SOUND:
+        _log.warning(
+            "SQLite %s can corrupt a database in WAL mode (fixed in 3.51.3): install the package pysqlite3",
+            db.LIBRARY_VERSION,
+        )

@@ -1,0 +1,85 @@
+"""A running Roomlapse: the receiver's writer, the projector and the readers, started and stopped together."""
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from app import db
+from app.commit import GroupCommit
+from app.data_dir import DataDir
+from app.metrics import Metrics
+from app.projector import Projector
+from app.queries import Queries, Unavailable
+from app.receiver import Receiver
+from app.settings import Settings
+
+_READERS = 4
+_WAIT_S = 5.0
+
+T = TypeVar("T")
+
+
+class Service:
+    """Everything behind the routes. Reads wait until the projections have seen what was answered OK before them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.data_dir = DataDir(settings.data)
+        self.projector = Projector(self.data_dir, self.metrics)
+        self.commits = GroupCommit(self.data_dir.open_log, self.metrics, self.projector.wake)
+        self.receiver = Receiver(settings.sdk_app_id, settings.secrets.callback_tokens, self.commits, self.metrics)
+        self._readers: queue.LifoQueue[Queries | None] = queue.LifoQueue()
+
+    def start(self) -> None:
+        """Open the data directory and start the threads. Raises WrongOwner, OSError and db.Error."""
+        self.data_dir.create(self.settings.sdk_app_id)
+        self.data_dir.open_read_models().close()
+        for _ in range(_READERS):
+            self._readers.put(None)
+        self.commits.start()
+        self.projector.start()
+
+    def stop(self) -> None:
+        """Commit what was received, end the threads, close every file."""
+        self.commits.stop()
+        self.projector.stop()
+        for _ in range(_READERS):
+            reader = self._readers.get()
+            if reader is not None:
+                reader.close()
+
+    def read(self, question: Callable[[Queries], T], *, wait: bool = True) -> T:
+        """Ask the read models; with `wait`, after they have seen every event now in the log. Raises Unavailable."""
+        with self._reader() as queries:
+            if wait:
+                head = queries.log.head().position
+                if not self.projector.wait_for(head, _WAIT_S):
+                    raise Unavailable(f"the read models are still behind position {head}: try again, or see /status")
+            return question(queries)
+
+    def wait_for(self, position: int, timeout_s: float) -> bool:
+        """Wait until the projections have read up to a position."""
+        return self.projector.wait_for(position, timeout_s)
+
+    @contextmanager
+    def _reader(self) -> Iterator[Queries]:
+        reader = self._readers.get()
+        try:
+            if reader is None:
+                reader = self.data_dir.open_queries()
+            yield reader
+        except db.Error as error:
+            if reader is not None:
+                reader.close()
+            reader = None  # the next one opens it anew
+            raise Unavailable(f"the database cannot be read now: {error}") from error
+        finally:
+            self._readers.put(reader)
+
+
+def now_ms() -> int:
+    """The clock, epoch milliseconds."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,93 @@
+"""What is set from outside: the environment, files for secrets, and the command line's options. Read once."""
+
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+import msgspec
+
+PREFIX = "ROOMLAPSE_"
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+DEFAULT_DATA = Path("data")
+
+
+class BadSettings(ValueError):
+    """The settings do not work together; the message says what to do."""
+
+
+class Secrets(msgspec.Struct, frozen=True):
+    """Secrets come from the environment or from a file it names, never from an argument list."""
+
+    callback_tokens: tuple[str, ...] = ()
+    """Any of them may sign a callback: the old one and the new one while they are rotated."""
+    api_token: str | None = None
+    """What a reader sends as its bearer token, None if reading is open."""
+
+    def __repr__(self) -> str:
+        return f"Secrets(callback_tokens=<{len(self.callback_tokens)}>, api_token=<{self.api_token is not None}>)"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a server needs to know."""
+
+    sdk_app_id: str
+    data: Path = DEFAULT_DATA
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    secrets: Secrets = Secrets()
+    insecure: bool = False
+
+    def check(self) -> None:
+        """Raise BadSettings if this would open the service to a network without tokens."""
+        if self.insecure or is_loopback(self.host):
+            return
+        missing = [
+            name
+            for name, value in (
+                ("ROOMLAPSE_CALLBACK_TOKENS", self.secrets.callback_tokens),
+                ("ROOMLAPSE_API_TOKEN", self.secrets.api_token),
+            )
+            if not value
+        ]
+        if missing:
+            raise BadSettings(
+                f"{self.host} can be reached from other machines: set {' and '.join(missing)},"
+                " or say --insecure if something in front of this server checks who calls"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_secrets(env: Mapping[str, str] = os.environ) -> Secrets:
+    """Read the secrets from ROOMLAPSE_CALLBACK_TOKENS and ROOMLAPSE_API_TOKEN, or from the files that these names
+    with _FILE behind them point to. Raises BadSettings."""
+    tokens = _secret(env, "CALLBACK_TOKENS")
+    return Secrets(
+        tuple(token.strip() for token in (tokens or "").replace("\n", ",").split(",") if token.strip()),
+        _secret(env, "API_TOKEN"),
+    )
+
+
+def _secret(env: Mapping[str, str], name: str) -> str | None:
+    value = env.get(PREFIX + name)
+    path = env.get(f"{PREFIX}{name}_FILE")
+    if value and path:
+        raise BadSettings(f"{PREFIX}{name} and {PREFIX}{name}_FILE are both set: keep one")
+    if path:
+        try:
+            value = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadSettings(f"{PREFIX}{name}_FILE cannot be read: {error}") from None
+        if not value:
+            raise BadSettings(f"{PREFIX}{name}_FILE is empty")
+    return value or None

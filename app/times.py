@@ -1,0 +1,48 @@
+"""Times in and out: epoch milliseconds, or ISO 8601 with an offset."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_MS = re.compile(r"-?[0-9]{1,15}")
+_LOST_PLUS = re.compile(r" (\d\d:?\d\d)$")  # a + that was not escaped in a URL arrives as a space
+
+
+class BadTime(ValueError):
+    """A time that cannot be read, or that leaves open which moment it means."""
+
+
+def parse_time(text: str) -> int:
+    """Read a time as epoch milliseconds. Raises BadTime."""
+    if _EPOCH_MS.fullmatch(text):
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(_LOST_PLUS.sub(r"+\1", text))
+    except ValueError:
+        raise BadTime(
+            f"{text[:64]!r} is not a time: give epoch milliseconds or ISO 8601 with an offset, 2026-03-11T14:28:44Z"
+        ) from None
+    if moment.tzinfo is None:
+        raise BadTime(f"{text!r} has no offset: add Z for UTC, or one like +08:00")
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def format_time(time_ms: int) -> str:
+    """Write epoch milliseconds as ISO 8601 in UTC, or as the number where the calendar ends."""
+    try:
+        moment = _EPOCH + timedelta(milliseconds=time_ms)
+    except OverflowError:
+        return str(time_ms)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def format_duration(duration_ms: int) -> str:
+    """Write a length of time for people: 1 h 02 min 03 s."""
+    seconds, ms = divmod(duration_ms, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [f"{n} {unit}" for n, unit in ((days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")) if n]
+    if ms or not parts:
+        parts.append(f"{ms} ms")
+    return " ".join(parts[:3])

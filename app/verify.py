@@ -1,0 +1,145 @@
+"""Recompute everything that can be recomputed, and name the first thing that differs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from app import db
+from app.event import BadJSON
+from app.fold import Run, fold, row_key, start
+from app.read_models import ReadModels
+from app.replay import Progress, events_of, no_progress
+from app.store import GENESIS, EventStore, Head, Record, next_chain
+from app.tencent import UPDATE_ROOM_INFO, Invalid, decode
+
+_FAR_FUTURE_MS = 2**62  # whether EventTime was ahead of the clock was settled when the callback came
+_PROGRESS_EVERY = 1000
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """The first thing that is not what it should be."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def verify(log: EventStore, models: ReadModels, progress: Progress = no_progress) -> Difference | None:
+    """Check the log's files, ids, chain and columns, then every row and saved state of the read models against a
+    fold from each room's first event. Writes nothing; servers go on meanwhile."""
+    try:
+        return (
+            _verify_file(log.conn, "events.db")
+            or _verify_file(models.conn, "read_models.db")
+            or _verify_log(log, progress)
+            or _verify_read_models(log, models, progress)
+        )
+    except db.Error as error:
+        return Difference("database", f"cannot be read: {error}")
+
+
+def _verify_file(conn: db.Connection, name: str) -> Difference | None:
+    (answer,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
+    return None if answer == "ok" else Difference(name, f"SQLite's integrity check says: {answer}")
+
+
+def _verify_log(log: EventStore, progress: Progress) -> Difference | None:
+    last = Head(0, GENESIS, 0)
+    head = log.head().position
+    while records := log.tail(last.position, _PROGRESS_EVERY):
+        for record in records:
+            if (what := _verify_record(record, last)) is not None:
+                return Difference(f"events, position {record.position}", what)
+            last = Head(record.position, record.chain, record.received_at_ms)
+        progress(last.position, max(head, last.position))
+    return None
+
+
+def _verify_record(record: Record, last: Head) -> str | None:
+    if record.position != last.position + 1:
+        return f"position {last.position + 1} is missing"
+    try:
+        callback = decode(record.body.encode(), _FAR_FUTURE_MS)
+    except (Invalid, BadJSON) as error:
+        return f"the body is not one that was accepted: {error}"
+    if callback.event_id != record.event_id:
+        return f"event_id is {record.event_id}, its body gives {callback.event_id}"
+    chain = next_chain(last.chain, record.event_id, record.received_at_ms, record.body)
+    if chain != record.chain:
+        return f"chain is {record.chain}, the row and the one before it give {chain}"
+    if record.received_at_ms < last.received_at_ms:
+        return f"received_at_ms {record.received_at_ms} is before that of the row before, {last.received_at_ms}"
+    for column in ("room_id", "command", "operator"):
+        if getattr(callback, column) != getattr(record, column):
+            return f"{column} is {getattr(record, column)!r}, the body says {getattr(callback, column)!r}"
+    times = {callback.event_time_ms}
+    if record.command != UPDATE_ROOM_INFO:
+        times.add(record.received_at_ms)  # other callbacks may come without a time of their own
+    if record.event_time_ms not in times:
+        return f"event_time_ms is {record.event_time_ms}, the body says {callback.event_time_ms}"
+    return None
+
+
+def _verify_read_models(log: EventStore, models: ReadModels, progress: Progress) -> Difference | None:
+    with db.snapshot(models.conn):
+        for name in models.projections:
+            checkpoint = models.checkpoint(name)
+            where = f"projection {name}"
+            if checkpoint.error is not None:
+                return Difference(where, checkpoint.error)
+            if log.chain_at(checkpoint.position) != checkpoint.chain:
+                return Difference(where, f"its checkpoint at position {checkpoint.position} is not of this log")
+            if (difference := _verify_projection(log, models, name, checkpoint.position, progress)) is not None:
+                return difference
+    return None
+
+
+def _verify_projection(
+    log: EventStore, models: ReadModels, name: str, upto: int, progress: Progress
+) -> Difference | None:
+    table = models.projections[name].Row.TABLE
+    with_rows = models.room_ids(name)
+    next_with_rows = next(with_rows, None)
+    done = 0
+    for room_id, run, events in _fold_all(log, models, name, upto):
+        if next_with_rows is not None and next_with_rows < room_id:
+            break  # both walks go by room_id: this one was passed over
+        if next_with_rows == room_id:
+            next_with_rows = next(with_rows, None)
+        if (what := _compare(models, name, room_id, run)) is not None:
+            return Difference(f"{table}, room {room_id!r}", what)
+        done += events
+        if done % _PROGRESS_EVERY < events:
+            progress(done, max(done, upto))
+    if next_with_rows is not None:
+        return Difference(f"{table}, room {next_with_rows!r}", "has rows, but the log has no such room")
+    return None
+
+
+def _fold_all(log: EventStore, models: ReadModels, name: str, upto: int) -> Iterator[tuple[str, Run, int]]:
+    projection = models.projections[name]
+    for room_id, size in list(log.room_sizes(upto)):
+        history = events_of(log.history(room_id, upto=upto))
+        yield room_id, fold(name, projection, room_id, start(projection), history), size
+
+
+def _compare(models: ReadModels, name: str, room_id: str, run: Run) -> str | None:
+    expected = {row_key(row): _text(row) for row in run.rows}
+    found = {row_key(row): _text(row) for row in models.rows(name, room_id)}
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            return f"the row is {found.get(key, 'missing')}, the log gives {expected.get(key, 'none')}"
+    saved = models.states(name, room_id)
+    if saved != run.saves:
+        for mine, theirs in zip(saved, run.saves, strict=False):
+            if mine != theirs:
+                return f"the saved state after {theirs.events} events is not what they give"
+        return f"{len(saved)} states are saved, {len(run.saves)} are due"
+    return None
+
+
+def _text(row: Any) -> str:
+    return msgspec.json.encode(row).decode()

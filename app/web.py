@@ -1,0 +1,372 @@
+"""The routes: each turns a request into a question, and the answer into JSON."""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from litestar import Litestar, MediaType, Request, Response, asgi, get
+from litestar.concurrency import sync_to_thread
+from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException, NotAuthorizedException
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, PathItem, RequestBody, Schema
+from litestar.openapi.spec.enums import OpenAPIType
+from litestar.params import FromPath, QueryParameter
+from litestar.response import ServerSentEvent, ServerSentEventMessage
+from litestar.types import Receive, Scope, Send
+
+from app import queries
+from app.queries import Queries
+from app.service import Service
+from app.times import BadTime, parse_time
+
+STREAM_COMMENT_S = 15.0
+_STREAM_BATCH = 100
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_TIME_HELP = "epoch milliseconds, or ISO 8601 with an offset: 2026-03-11T14:28:44Z"
+AsOf = Annotated[str | None, QueryParameter(description=f"Only what had happened by this time counts: {_TIME_HELP}")]
+KnownAt = Annotated[str | None, QueryParameter(description=f"Only what we had received by this time: {_TIME_HELP}")]
+From = Annotated[str | None, QueryParameter(name="from", description=f"Start, included: {_TIME_HELP}")]
+To = Annotated[str | None, QueryParameter(name="to", description=f"End, not included: {_TIME_HELP}")]
+DiffFrom = Annotated[str, QueryParameter(name="from", description=f"The one time: {_TIME_HELP}")]
+DiffTo = Annotated[str, QueryParameter(name="to", description=f"The other time: {_TIME_HELP}")]
+Limit = Annotated[int, QueryParameter(ge=1, le=queries.MAX_LIMIT, description="How many at the most.")]
+Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
+After = Annotated[int, QueryParameter(ge=0, le=2**63 - 1, description="The position to go on behind.")]
+Resume = Annotated[int | None, QueryParameter(name="after", ge=0, le=2**63 - 1, description="Go on behind it.")]
+Public = Annotated[bool | None, QueryParameter(description="true: rooms that are (were) public; false: hidden ones.")]
+
+
+class Readiness(msgspec.Struct):
+    """Whether reads see everything received. `lag`: events that a projection has not read yet."""
+
+    ready: bool
+    lag: dict[str, int]
+    stopped: dict[str, str]
+
+
+class Bell:
+    """Wakes the open event streams of one event loop, and tells them when the server stops."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._next = asyncio.Event()
+
+    def next_ring(self) -> asyncio.Event:
+        """The ring to wait for. Take it before looking whether there is something new, and none is missed."""
+        return self._next
+
+    def ring(self) -> None:
+        """Wake everybody who waits."""
+        self._next.set()
+        self._next = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the streams: an open one would hold up the server's shutdown."""
+        self.stopping = True
+        self.ring()
+
+
+def create_app(service: Service, bell: Bell) -> Litestar:
+    """Make the application."""
+
+    async def ask(question: Callable[[Queries], T], *, wait: bool = True) -> T:
+        return await sync_to_thread(lambda: service.read(question, wait=wait))
+
+    @asgi("/callbacks", copy_scope=False)
+    async def callbacks(scope: Scope, receive: Receive, send: Send) -> None:
+        await service.receiver(scope, receive, send)
+
+    @get("/rooms", summary="Rooms, by room_id")
+    async def rooms(
+        as_of: AsOf = None,
+        known_at: KnownAt = None,
+        public: Public = None,
+        q: Annotated[str | None, QueryParameter(description="Part of a room's id or name, in any case.")] = None,
+        limit: Limit = queries.DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> queries.Rooms:
+        cut = (_time(as_of), _time(known_at))
+        return await ask(lambda it: it.rooms(*cut, public=public, q=q, limit=limit, cursor=cursor))
+
+    @get("/rooms/{room_id:str}", summary="A room, as of a time, as known at another")
+    async def room(room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None) -> queries.Room:
+        cut = (_time(as_of), _time(known_at))
+        return await ask(lambda it: it.room(room_id, *cut))
+
+    @get("/rooms/{room_id:str}/history", summary="A room's changes, newest first")
+    async def history(
+        room_id: FromPath[str],
+        as_of: AsOf = None,
+        known_at: KnownAt = None,
+        from_: From = None,
+        to: To = None,
+        field: Annotated[str | None, QueryParameter(description="Only changes of this field.")] = None,
+        limit: Limit = queries.DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> queries.History:
+        cut = (_time(as_of), _time(known_at))
+        window = {"from_ms": _time(from_), "to_ms": _time(to)}
+        return await ask(lambda it: it.history(room_id, *cut, **window, field=field, limit=limit, cursor=cursor))
+
+    @get("/rooms/{room_id:str}/diff", summary="What differs between two times of a room")
+    async def diff(
+        room_id: FromPath[str], from_: DiffFrom, to: DiffTo, as_of: AsOf = None, known_at: KnownAt = None
+    ) -> queries.Diff:
+        times = (parse_time(from_), parse_time(to), _time(as_of), _time(known_at))
+        return await ask(lambda it: it.diff(room_id, *times))
+
+    @get("/rooms/{room_id:str}/change-counts", summary="How often each field of a room changed")
+    async def change_counts(
+        room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None
+    ) -> queries.ChangeCounts:
+        cut = (_time(as_of), _time(known_at))
+        return await ask(lambda it: it.change_counts(room_id, *cut))
+
+    @get("/rooms/{room_id:str}/visibility", summary="When a room was public and when hidden")
+    async def visibility(
+        room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None, from_: From = None, to: To = None
+    ) -> queries.Visibility:
+        cut = (_time(as_of), _time(known_at))
+        window = {"from_ms": _time(from_), "to_ms": _time(to)}
+        return await ask(lambda it: it.visibility(room_id, *cut, **window))
+
+    @get("/change-counts", summary="Changes per field over all rooms, and the rooms with the most")
+    async def change_totals(limit: Limit = queries.DEFAULT_LIMIT, cursor: Cursor = None) -> queries.ChangeTotals:
+        return await ask(lambda it: it.change_totals(limit, cursor))
+
+    @get("/events", summary="The log, in log order")
+    async def events(after: After = 0, limit: Limit = queries.DEFAULT_LIMIT) -> queries.Events:
+        return await ask(lambda it: it.events(after, limit), wait=False)
+
+    @get("/events/{event_id:str}", summary="One event, with its body exactly as received")
+    async def event(event_id: FromPath[str]) -> queries.LogEventWithBody:
+        return await ask(lambda it: it.event(event_id), wait=False)
+
+    @get("/events/stream", summary="Room updates as server-sent events", media_type="text/event-stream")
+    async def stream(request: Request[Any, Any, Any], after: Resume = None) -> ServerSentEvent:
+        resumed = request.headers.get("last-event-id", "")
+        if resumed:
+            if not (resumed.isascii() and resumed.isdigit() and len(resumed) < 19):
+                raise queries.BadQuestion("Last-Event-ID is not a position")
+            after = int(resumed)
+        if after is None:
+            after = await ask(lambda it: it.log.head().position, wait=False)
+        return ServerSentEvent(_stream_changes(service, bell, after))
+
+    @get("/rejected", summary="The quarantine, newest first")
+    async def rejected(limit: Limit = queries.DEFAULT_LIMIT, cursor: Cursor = None) -> queries.Quarantine:
+        return await ask(lambda it: it.rejected(limit, cursor), wait=False)
+
+    @get("/status", summary="The log and its projections in short")
+    async def status() -> queries.Status:
+        return await ask(lambda it: it.status(), wait=False)
+
+    @get("/metrics", summary="Metrics for Prometheus", media_type=MediaType.TEXT)
+    async def metrics() -> Response[bytes]:
+        text = await sync_to_thread(service.metrics.expose, service.settings.data)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @get("/healthz", summary="Whether the process is alive", opt={"open": True})
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @get("/readyz", summary="Whether reads see everything received: 503 if not", opt={"open": True})
+    async def readyz() -> Response[Readiness]:
+        found = await ask(lambda it: it.status(), wait=False)
+        lag = {name: projection.lag for name, projection in found.projections.items()}
+        stopped = {name: p.error for name, p in found.projections.items() if p.error is not None}
+        # Some lag is the life of a busy receiver; not ready is what a reader would have to wait for.
+        caught_up = await sync_to_thread(service.wait_for, found.head, 1.0)
+        ready = caught_up and not stopped
+        return Response(Readiness(ready, lag, stopped), status_code=200 if ready else 503)
+
+    @get("/", summary="Where to go from here", media_type=MediaType.TEXT, opt={"open": True})
+    async def index() -> str:
+        return "Roomlapse, a time machine for live rooms. What can be asked is at /schema.\n"
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def ring() -> None:
+            loop.call_soon_threadsafe(bell.ring)
+
+        service.projector.on_progress = ring
+        await sync_to_thread(service.start)
+        try:
+            yield
+        finally:
+            await sync_to_thread(service.stop)
+
+    app = Litestar(
+        [
+            *(callbacks, rooms, room, history, diff, change_counts, visibility, change_totals),
+            *(events, stream, event, rejected, status, metrics, healthz, readyz, index),
+        ],
+        lifespan=[lifespan],
+        guards=[_bearer_guard(service.settings.secrets.api_token), _refuse_unknown_parameters],
+        exception_handlers={
+            BadTime: _answer_error(400),
+            queries.BadQuestion: _answer_error(400),
+            queries.NotFound: _answer_error(404),
+            queries.Unavailable: _answer_error(503),
+            HTTPException: _answer_http_exception,
+            Exception: _answer_bug,
+        },
+        openapi_config=OpenAPIConfig(
+            title="Roomlapse",
+            version="1",
+            description="A time machine for live rooms.",
+            path="/schema",
+            render_plugins=[JsonRenderPlugin(path="/")],
+        ),
+        request_max_body_size=0,
+    )
+    _describe_callbacks(app)
+    return app
+
+
+def _time(text: str | None) -> int | None:
+    return None if text is None else parse_time(text)
+
+
+async def _stream_changes(service: Service, bell: Bell, position: int) -> AsyncIterator[ServerSentEventMessage]:
+    """Send room updates as they are projected, a comment every 15 s, until the client or the server goes."""
+    yield ServerSentEventMessage(comment="room updates follow")
+    while not bell.stopping:
+        ring = bell.next_ring()
+        changes, read_up_to = await sync_to_thread(_read_changes, service, position)
+        for change in changes:
+            yield ServerSentEventMessage(
+                event="room-updated", id=str(change.position), data=msgspec.json.encode(change).decode()
+            )
+        if read_up_to > position:
+            position = read_up_to
+            continue
+        try:
+            async with asyncio.timeout(STREAM_COMMENT_S):
+                await ring.wait()
+        except TimeoutError:
+            yield ServerSentEventMessage(comment="still here")
+
+
+def _read_changes(service: Service, position: int) -> tuple[list[queries.RoomChange], int]:
+    try:
+        return service.read(lambda it: it.changes_after(position, _STREAM_BATCH), wait=False)
+    except queries.Unavailable:
+        return [], position  # being rebuilt, or stopped: the stream goes on when the projection does
+
+
+def _bearer_guard(api_token: str | None) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], None]:
+    expected = f"Bearer {api_token}".encode()
+
+    def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        """Let through who sends the API token. Callbacks carry a Sign instead."""
+        if api_token is None or handler.opt.get("open") or connection.scope["path"] == "/callbacks":
+            return
+        given = connection.headers.get("authorization", "").encode("latin-1", "replace")
+        if not hmac.compare_digest(given, expected):
+            raise NotAuthorizedException("this needs the header Authorization: Bearer <API token>")
+
+    return guard
+
+
+def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Refuse `?asof=`: answering about now what was asked about then would mislead."""
+    if connection.scope["path"] == "/callbacks" or not connection.query_params:
+        return
+    known = _PARAMETERS.get(handler.handler_name, set())
+    unknown = sorted(set(connection.query_params) - known)
+    if unknown:
+        takes = ", ".join(sorted(known)) or "no parameters"
+        raise queries.BadQuestion(f"unknown parameter {unknown[0][:64]!r}: this route takes {takes}")
+
+
+_CUT = {"as_of", "known_at"}
+_PAGE = {"limit", "cursor"}
+_PARAMETERS: dict[str, set[str]] = {
+    "rooms": {*_CUT, *_PAGE, "public", "q"},
+    "room": _CUT,
+    "history": {*_CUT, *_PAGE, "from", "to", "field"},
+    "diff": {*_CUT, "from", "to"},
+    "change_counts": _CUT,
+    "visibility": {*_CUT, "from", "to"},
+    "change_totals": _PAGE,
+    "events": {"after", "limit"},
+    "stream": {"after"},
+    "rejected": _PAGE,
+}
+
+
+def _error(status_code: int, detail: str, headers: dict[str, str] | None = None) -> Response[dict[str, Any]]:
+    return Response(
+        {"status_code": status_code, "detail": detail},
+        status_code=status_code,
+        media_type=MediaType.JSON,
+        headers=headers,
+    )
+
+
+def _answer_error(status_code: int) -> Callable[[Request[Any, Any, Any], Exception], Response[dict[str, Any]]]:
+    return lambda request, error: _error(status_code, str(error))
+
+
+def _answer_http_exception(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
+    detail = error.detail
+    extra = error.extra
+    if isinstance(extra, list):
+        detail = "; ".join(f"{problem.get('key')}: {problem.get('message')}" for problem in extra)
+    return _error(error.status_code, detail, error.headers)
+
+
+def _answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    _log.error("a request failed", exc_info=error, extra={"path": request.scope["path"]})
+    return _error(500, "this is a bug in Roomlapse: the server's log has the details")
+
+
+def _describe_callbacks(app: Litestar) -> None:
+    """Add the receiver, which Litestar sees as bare ASGI, to the schema."""
+    answer = Schema(
+        type=OpenAPIType.OBJECT,
+        required=["ActionStatus", "ErrorInfo", "ErrorCode"],
+        properties={
+            "ActionStatus": Schema(enum=["OK", "FAIL"]),
+            "ErrorInfo": Schema(type=OpenAPIType.STRING),
+            "ErrorCode": Schema(type=OpenAPIType.INTEGER),
+        },
+    )
+    meanings = {
+        200: "It is on disk.",
+        400: "The body breaks a rule; it is in quarantine.",
+        401: "Sign is wrong, missing, or too old.",
+        403: "SdkAppid is not ours.",
+        413: "The body is larger than 64 KiB.",
+        503: "It could not be stored: send it again.",
+    }
+    assert app.openapi_schema.paths is not None
+    app.openapi_schema.paths["/callbacks"] = PathItem(
+        post=Operation(
+            summary="Take a callback from Tencent Cloud Live",
+            operation_id="callbacks",
+            request_body=RequestBody(
+                content={"application/json": OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))},
+                required=True,
+            ),
+            responses={
+                str(status_code): OpenAPIResponse(
+                    description=meaning, content={"application/json": OpenAPIMediaType(schema=answer)}
+                )
+                for status_code, meaning in meanings.items()
+            },
+        )
+    )
