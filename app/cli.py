@@ -172,7 +172,7 @@ def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> 
     service = Service(settings)
     service.data_dir.create(sdk_app_id)  # what is wrong with it is said before anything listens
     running = Running(service)
-    running.run(lambda: click.echo(f"Roomlapse listens on {running.url}, data in {data}", err=True))
+    running.run()
     if running.failed:
         raise click.ClickException("the server did not start: the lines above say why")
 

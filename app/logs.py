@@ -33,7 +33,5 @@ def set_up_logging(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = name != "uvicorn.access"  # its lines would hold each callback's Sign
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # we say ourselves when we listen and stop
+    logging.getLogger("uvicorn.access").propagate = False  # its lines would hold each callback's Sign

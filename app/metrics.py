@@ -2,9 +2,18 @@
 
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 OUTCOMES = ("accepted", "duplicate", "quarantined", "too_large", "forbidden", "unsigned", "unavailable")
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # when a counter began is noise here
 
 
 class Metrics:

@@ -56,6 +56,11 @@ class Running:
     def run(self, on_started: Callable[[], None] = lambda: None) -> None:
         """Serve until a signal or `stop`."""
         bell = Bell()
+
+        def on_listening() -> None:
+            _log.info("listening", extra={"url": self.url, "data": str(self.service.settings.data)})
+            on_started()
+
         config = uvicorn.Config(
             create_app(self.service, bell),
             http="httptools",  # h11 has let smuggled requests through
@@ -66,11 +71,12 @@ class Running:
             backlog=_BACKLOG,
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )
-        self._server = _Server(config, bell, on_started)
+        self._server = _Server(config, bell, on_listening)
         try:
             self._server.run([self._socket])
         finally:
             self._socket.close()
+            _log.info("stopped")
 
     def stop(self) -> None:
         """Ask the server to stop; `run` returns when it has."""

@@ -43,13 +43,16 @@ class Service:
         self.projector.start()
 
     def stop(self) -> None:
-        """Commit what was received, end the threads, close every file."""
-        self.commits.stop()
-        self.projector.stop()
+        """End the threads and close every file. Requests have been answered by then.
+
+        The writers close last: the last connection to close a database tidies its WAL away, and a reader cannot.
+        """
         for _ in range(_READERS):
             reader = self._readers.get()
             if reader is not None:
                 reader.close()
+        self.projector.stop()
+        self.commits.stop()
 
     def read(self, question: Callable[[Queries], T], *, wait: bool = True) -> T:
         """Ask the read models; with `wait`, after they have seen every event now in the log. Raises Unavailable."""

@@ -18,7 +18,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, PathItem, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath, QueryParameter
-from litestar.response import ServerSentEvent, ServerSentEventMessage
+from litestar.response import Stream
 from litestar.types import Receive, Scope, Send
 
 from app import queries
@@ -153,7 +153,7 @@ def create_app(service: Service, bell: Bell) -> Litestar:
         return await ask(lambda it: it.event(event_id), wait=False)
 
     @get("/events/stream", summary="Room updates as server-sent events", media_type="text/event-stream")
-    async def stream(request: Request[Any, Any, Any], after: Resume = None) -> ServerSentEvent:
+    async def stream(request: Request[Any, Any, Any], after: Resume = None) -> Stream:
         resumed = request.headers.get("last-event-id", "")
         if resumed:
             if not (resumed.isascii() and resumed.isdigit() and len(resumed) < 19):
@@ -161,7 +161,11 @@ def create_app(service: Service, bell: Bell) -> Litestar:
             after = int(resumed)
         if after is None:
             after = await ask(lambda it: it.log.head().position, wait=False)
-        return ServerSentEvent(_stream_changes(service, bell, after))
+        return Stream(
+            _stream_changes(service, bell, after),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
 
     @get("/rejected", summary="The quarantine, newest first")
     async def rejected(limit: Limit = queries.DEFAULT_LIMIT, cursor: Cursor = None) -> queries.Quarantine:
@@ -223,6 +227,7 @@ def create_app(service: Service, bell: Bell) -> Litestar:
             HTTPException: _answer_http_exception,
             Exception: _answer_bug,
         },
+        logging_config=None,
         openapi_config=OpenAPIConfig(
             title="Roomlapse",
             version="1",
@@ -240,16 +245,14 @@ def _time(text: str | None) -> int | None:
     return None if text is None else parse_time(text)
 
 
-async def _stream_changes(service: Service, bell: Bell, position: int) -> AsyncIterator[ServerSentEventMessage]:
+async def _stream_changes(service: Service, bell: Bell, position: int) -> AsyncIterator[bytes]:
     """Send room updates as they are projected, a comment every 15 s, until the client or the server goes."""
-    yield ServerSentEventMessage(comment="room updates follow")
+    yield b": room updates follow\n\n"
     while not bell.stopping:
         ring = bell.next_ring()
         changes, read_up_to = await sync_to_thread(_read_changes, service, position)
         for change in changes:
-            yield ServerSentEventMessage(
-                event="room-updated", id=str(change.position), data=msgspec.json.encode(change).decode()
-            )
+            yield b"id: %d\nevent: room-updated\ndata: %s\n\n" % (change.position, msgspec.json.encode(change))
         if read_up_to > position:
             position = read_up_to
             continue
@@ -257,7 +260,7 @@ async def _stream_changes(service: Service, bell: Bell, position: int) -> AsyncI
             async with asyncio.timeout(STREAM_COMMENT_S):
                 await ring.wait()
         except TimeoutError:
-            yield ServerSentEventMessage(comment="still here")
+            yield b": still here\n\n"
 
 
 def _read_changes(service: Service, position: int) -> tuple[list[queries.RoomChange], int]:
