@@ -1,7 +1,6 @@
 """A sender: seeded callbacks as an evening of live rooms would give, signed and posted like the real ones."""
 
 import http.client
-import json
 import random
 import threading
 import time
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from app.tencent import UPDATE_ROOM_INFO, signed_query
+from app.tencent import compose_update, signed_query
 
 _SENDER_TIMEOUT_S = 2.0  # how long the real sender waits
 _MAX_CONNECTIONS = 16
@@ -59,13 +58,8 @@ class Callbacks:
         event_time_ms = self._now_ms()
         if pick.random() < self._late:
             event_time_ms -= pick.randint(1_000, 120_000)
-        content = {
-            "CallbackCommand": UPDATE_ROOM_INFO,
-            "Operator_Account": f"host-{pick.randint(1, 20)}",
-            "RoomInfo": {"RoomId": pick.choice(self._rooms), **self._patch()},
-            "EventTime": event_time_ms,
-        }
-        return json.dumps(content, ensure_ascii=False).encode()
+        room_id, operator = pick.choice(self._rooms), f"host-{pick.randint(1, 20)}"
+        return compose_update(room_id, operator, event_time_ms, self._patch())
 
     def _patch(self) -> dict[str, Any]:
         pick = self._random

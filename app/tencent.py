@@ -201,6 +201,10 @@ def read_event(event_id: str, event_time_ms: int, room_id: str, command: str, op
     return Event(event_id, event_time_ms, room_id, command, operator or "null", room_info, body)
 
 
+ANSWER_FIELDS: dict[str, type] = {"ActionStatus": str, "ErrorInfo": str, "ErrorCode": int}
+"""What an answer to a callback holds (vendor: "Webhook After Room Update", response)."""
+
+
 def answer_ok() -> bytes:
     """Write the answer that tells the sender its callback is delivered."""
     return b'{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}'
@@ -209,6 +213,17 @@ def answer_ok() -> bytes:
 def answer_fail(status_code: int, reason: str) -> bytes:
     """Write a refusal: what is wrong and why."""
     return msgspec.json.encode({"ActionStatus": "FAIL", "ErrorInfo": reason, "ErrorCode": status_code})
+
+
+def compose_update(room_id: str, operator: str, event_time_ms: int, patch: dict[str, Any]) -> bytes:
+    """Write the body of a room update, as the sender does."""
+    content = {
+        "CallbackCommand": UPDATE_ROOM_INFO,
+        "Operator_Account": operator,
+        "RoomInfo": {"RoomId": room_id, **patch},
+        "EventTime": event_time_ms,
+    }
+    return json.dumps(content, ensure_ascii=False).encode()
 
 
 def signed_query(sdk_app_id: str, token: str | None, now_s: float, client_ip: str, platform: str) -> str:

@@ -175,4 +175,15 @@ def _values(answer: Any) -> Any:
 
 
 def _json(value: Any) -> str:
-    return value if isinstance(value, str) else canonical_json(value)
+    """Write a JSON value; a string stands bare unless it would then read as something else."""
+    if isinstance(value, str) and value and not _reads_as_json(value):
+        return value
+    return canonical_json(value)
+
+
+def _reads_as_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True

@@ -15,25 +15,22 @@ Report = Callable[[int], None]
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A line as export writes it: a body, exactly as received, and how it reached us."""
+    """A line as export writes it: a body, exactly as received, and how it reached us.
 
-    received_at_ms: int
-    client_ip: str | None
-    platform: str | None
-    body: str
+    Import takes it with the body as a JSON string or as the object itself; anything else is a bare body.
+    """
 
-
-class _AnyLine(msgspec.Struct):
-    """A line as import takes it: an exported one, or a bare callback body."""
-
-    callback_command: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="CallbackCommand", default=msgspec.UNSET)
-    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    body: Any
     received_at_ms: Any = None
     client_ip: Any = None
     platform: Any = None
 
 
-_DECODER = msgspec.json.Decoder(_AnyLine)
+class _ReadLine(Line, frozen=True, forbid_unknown_fields=True):
+    body: msgspec.Raw
+
+
+_DECODER = msgspec.json.Decoder(_ReadLine)
 
 
 class Imported(msgspec.Struct):
@@ -58,7 +55,7 @@ def export_lines(log: EventStore) -> Iterator[bytes]:
         records = log.tail(position, min(BATCH, head - position))
         for record in records:
             yield (
-                msgspec.json.encode(Line(record.received_at_ms, record.client_ip, record.platform, record.body)) + b"\n"
+                msgspec.json.encode(Line(record.body, record.received_at_ms, record.client_ip, record.platform)) + b"\n"
             )
         position = records[-1].position
 
@@ -139,11 +136,7 @@ def _arrival(line: bytes, now_ms: int) -> Arrival:
     try:
         wrapped = _DECODER.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        wrapped = _AnyLine()  # a bare body, or nothing at all: decode says what is wrong with it
-    if wrapped.body is msgspec.UNSET or wrapped.callback_command is not msgspec.UNSET:
-        body = line.strip()
-        return Arrival(decode(_bounded(body), now_ms), now_ms)
-    assert isinstance(wrapped.body, msgspec.Raw)
+        return Arrival(decode(_bounded(line.strip()), now_ms), now_ms)  # which says what is wrong with it, if anything
     body = bytes(wrapped.body)
     if body.startswith(b'"'):
         try:

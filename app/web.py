@@ -21,7 +21,7 @@ from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 from litestar.types import Receive, Scope, Send
 
-from app import queries
+from app import queries, tencent
 from app.queries import Queries
 from app.service import Service
 from app.times import BadTime, parse_time
@@ -339,14 +339,11 @@ def _answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[d
 
 def _describe_callbacks(app: Litestar) -> None:
     """Add the receiver, which Litestar sees as bare ASGI, to the schema."""
+    types = {str: OpenAPIType.STRING, int: OpenAPIType.INTEGER}
     answer = Schema(
         type=OpenAPIType.OBJECT,
-        required=["ActionStatus", "ErrorInfo", "ErrorCode"],
-        properties={
-            "ActionStatus": Schema(enum=["OK", "FAIL"]),
-            "ErrorInfo": Schema(type=OpenAPIType.STRING),
-            "ErrorCode": Schema(type=OpenAPIType.INTEGER),
-        },
+        required=list(tencent.ANSWER_FIELDS),
+        properties={name: Schema(type=types[kind]) for name, kind in tencent.ANSWER_FIELDS.items()},
     )
     meanings = {
         200: "It is on disk.",
