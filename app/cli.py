@@ -407,8 +407,13 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
     log = data_dir.open_log()
     try:
         with click.open_file(str(file), "rb") as stream, show_progress("importing") as progress:
-            # How many lines a stream has is not known before its end: the total is what has been read.
-            imported = import_lines(log, read_lines(stream), now_ms, on_rejected, lambda done: progress(done, done))
+            size = file.stat().st_size if file.is_file() else 0
+
+            def on_batch(done: int) -> None:
+                read = stream.tell() if size else 0  # how many lines are left can only be guessed from their bytes
+                progress(done, done * size // read if read else 0)
+
+            imported = import_lines(log, read_lines(stream), now_ms, on_rejected, on_batch)
     finally:
         log.close()
     _bring_up(data_dir)

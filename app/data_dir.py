@@ -12,6 +12,7 @@ from app.replay import (
     Progress,
     catch_up_all,
     drop_leftovers,
+    has_leftovers,
     no_progress,
     rebuild,
     resume,
@@ -91,14 +92,11 @@ class DataDir:
 
         Raises RebuildRunning, ProjectionFailed and db.NewerSchema.
         """
-        try:
+        if stale_projections(log, models) or has_leftovers(models):
             with self.rebuild_lock():
                 drop_leftovers(models)
                 if stale := stale_projections(log, models):
                     rebuild(log, models, stale, progress=progress)
-        except RebuildRunning:
-            if stale_projections(log, models):
-                raise
         resume(models)
         catch_up_all(log, models, progress)
 

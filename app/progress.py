@@ -21,7 +21,10 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function to be told (done, total); an error ends the bar before it is reported, so it is never hidden."""
+    """Give a function to be told (done, total); a total of 0 is one that is not known.
+
+    An error ends the bar before it is reported, so it is never hidden.
+    """
     console = Console(stderr=True)
     if console.is_terminal:
         with Progress(
@@ -33,7 +36,7 @@ def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
             console=console,
         ) as bar:
             task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
         return
     yield _Lines(what)
 
@@ -51,5 +54,6 @@ class _Lines:
             return
         self._said = now
         rate = done / (now - self._begin)
-        left = f", {max(0, total - done) / rate:.0f} s left" if rate else ""
-        print(f"{self._what}: {done:,} of {total:,}, {rate:,.0f}/s{left}", file=sys.stderr, flush=True)
+        of = f" of {total:,}" if total else ""
+        left = f", {max(0, total - done) / rate:.0f} s left" if rate and total else ""
+        print(f"{self._what}: {done:,}{of}, {rate:,.0f}/s{left}", file=sys.stderr, flush=True)

@@ -57,12 +57,16 @@ class ReadModels:
     def drop(self) -> None:
         """Remove every table with this prefix, those of projections that are no more included."""
         assert self.prefix, "the live read models are never dropped"
-        names = self.conn.execute(
+        for name in self.table_names():
+            self.conn.execute(f'DROP TABLE "{name}"')
+
+    def table_names(self) -> list[str]:
+        """Every table with this prefix."""
+        rows = self.conn.execute(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND substr(name, 1, ?) = ?",
             (len(self.prefix), self.prefix),
-        ).fetchall()
-        for (name,) in names:
-            self.conn.execute(f'DROP TABLE "{name}"')
+        )
+        return [name for (name,) in rows]
 
     def take_over(self, shadow: "ReadModels") -> None:
         """Put the shadow's tables in the place of these. Call it inside a transaction."""

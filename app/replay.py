@@ -84,6 +84,8 @@ def catch_up(log: EventStore, models: ReadModels, limit: int = BATCH) -> CaughtU
     A projection that raises is stopped before the event it raised on, with the error in its checkpoint; the others
     go on. Any number of processes may do this at the same time.
     """
+    if all(models.checkpoint(name).position >= log.head().position for name in models.projections):
+        return CaughtUp(0, 0, more=False)  # without taking the write lock
     with db.transaction(models.conn):
         return _read_on(log, models, limit)
 
@@ -294,6 +296,11 @@ def rebuild(
         shadow.drop()
     progress(head.position, head.position)
     return head.position
+
+
+def has_leftovers(models: ReadModels) -> bool:
+    """Whether a rebuild is running, or was killed and left its tables behind."""
+    return bool(ReadModels(models.conn, {}, REBUILD_PREFIX).table_names())
 
 
 def drop_leftovers(models: ReadModels) -> None:

@@ -58,9 +58,10 @@ class Running:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((settings.host, settings.port))
-        except OSError:
+        except OSError as error:
             self._socket.close()
-            raise
+            address = f"{settings.host}:{settings.port}"
+            raise OSError(error.errno, f"cannot listen on {address} ({error.strerror}): try another --port") from None
         host, port = self._socket.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if family == socket.AF_INET6 else f"http://{host}:{port}"
         self._server: _Server | None = None

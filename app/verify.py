@@ -30,6 +30,7 @@ class Difference(msgspec.Struct, frozen=True):
 def verify(log: EventStore, models: ReadModels, progress: Progress = no_progress) -> Difference | None:
     """Check the log's files, ids, chain and columns, then every row and saved state of the read models against a
     fold from each room's first event. Writes nothing; servers go on meanwhile."""
+    progress = _Passes(progress, 1 + len(models.projections))
     try:
         return (
             _verify_file(log.conn, "events.db")
@@ -39,6 +40,21 @@ def verify(log: EventStore, models: ReadModels, progress: Progress = no_progress
         )
     except db.Error as error:
         return Difference("database", f"cannot be read: {error}")
+
+
+class _Passes:
+    """Adds up the passes over the log: one for itself, one for each projection."""
+
+    def __init__(self, progress: Progress, passes: int) -> None:
+        self._progress = progress
+        self._passes = passes
+        self._over = self._last = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done < self._last:
+            self._over += 1
+        self._last = done
+        self._progress(self._over * total + done, self._passes * total)
 
 
 def _verify_file(conn: db.Connection, name: str) -> Difference | None:
