@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 MAX_NESTING = 64
-_MAX_INTEGER_DIGITS = 309  # the largest double has 309 digits; whatever is longer is out of every reader's range
+_SAFE_DIGITS = 308  # whatever is shorter is within a double's range; also bounds the cost of reading a number
 
 Key = tuple[int, str]
 """A place in a room's event order: (event_time_ms, event_id). Total, and the same whatever the order of arrival."""
 BEFORE_ALL: Key = (-(2**63), "")
 
-_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# A string, or the rest of the text if it has no end (possessive, so that no text is read twice), or a bracket.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 class BadJSON(ValueError):
@@ -95,11 +96,11 @@ def _nesting(text: str) -> int:
     if text.count("[") + text.count("{") <= MAX_NESTING:
         return 0  # cannot be deeper than it has brackets
     depth = deepest = 0
-    for char in _JSON_STRING.sub("", text):
-        if char in "[{":
+    for match in _STRING_OR_BRACKET.finditer(text):
+        if match[0] in "[{":
             depth += 1
             deepest = max(deepest, depth)
-        elif char in "]}":
+        elif match[0] in "]}":
             depth -= 1
     return deepest
 
@@ -127,6 +128,6 @@ def _finite_float(digits: str) -> float:
 
 
 def _bounded_integer(digits: str) -> int:
-    if len(digits) > _MAX_INTEGER_DIGITS:
+    if len(digits) > _SAFE_DIGITS and not math.isfinite(float(digits)):
         raise BadJSON("a number is out of range")
     return int(digits)

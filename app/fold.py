@@ -20,11 +20,15 @@ STEP = 100
 class ProjectionFailed(Exception):
     """A projection raised on an event. It stops there; the log and the other projections go on."""
 
-    def __init__(self, name: str, position: int, event_id: str, error: BaseException) -> None:
-        super().__init__(f"{name} stopped at position {position}, event {event_id}: {type(error).__name__}: {error}")
+    def __init__(self, name: str, position: int, event_id: str, reason: str) -> None:
+        super().__init__(name, position, event_id, reason)  # all of them: it has to cross from process to process
         self.name = name
         self.position = position
         self.event_id = event_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name} stopped at position {self.position}, event {self.event_id}: {self.reason}"
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -71,24 +75,32 @@ def fold(name: str, projection: Projection, room_id: str, saved: Saved, history:
     rows = list(projection.rows(room_id, state)) if grows else []
     first = row_key(rows[0]) if rows else None
     saves: list[Saved] = []
+    position, event_id = 0, ""
     for position, event in history:
         assert event.key > key, f"position {position} is out of event order"
+        key, event_id = event.key, event.event_id
         try:
             before, state = state, projection.apply(state, event)
             if grows and state is not before:
                 _replace_end(rows, list(projection.rows(room_id, state)))
         except Exception as error:
-            raise ProjectionFailed(name, position, event.event_id, error) from error
+            raise ProjectionFailed(name, position, event_id, _reason(error)) from error
         events += 1
-        key = event.key
         max_position = max(max_position, position)
         if events % STEP == 0:
             saves.append(Saved(events, key, max_position, state))
     if events % STEP or not saves:
         saves.append(Saved(events, key, max_position, state))
     if not grows:
-        rows = list(projection.rows(room_id, state))
+        try:
+            rows = list(projection.rows(room_id, state))
+        except Exception as error:
+            raise ProjectionFailed(name, position, event_id, _reason(error)) from error
     return Run(first, rows, saves)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _replace_end(rows: list[Any], end: list[Any]) -> None:

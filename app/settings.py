@@ -71,11 +71,11 @@ def is_loopback(host: str) -> bool:
 def read_secrets(env: Mapping[str, str] = os.environ) -> Secrets:
     """Read the secrets from ROOMLAPSE_CALLBACK_TOKENS and ROOMLAPSE_API_TOKEN, or from the files that these names
     with _FILE behind them point to. Raises BadSettings."""
-    tokens = _secret(env, "CALLBACK_TOKENS")
-    return Secrets(
-        tuple(token.strip() for token in (tokens or "").replace("\n", ",").split(",") if token.strip()),
-        _secret(env, "API_TOKEN"),
-    )
+    given = _secret(env, "CALLBACK_TOKENS")
+    tokens = tuple(token.strip() for token in (given or "").replace("\n", ",").split(",") if token.strip())
+    if given is not None and not tokens:
+        raise BadSettings(f"{PREFIX}CALLBACK_TOKENS is set but holds no token: unset it to take unsigned callbacks")
+    return Secrets(tokens, _secret(env, "API_TOKEN"))
 
 
 def _secret(env: Mapping[str, str], name: str) -> str | None:

@@ -170,7 +170,7 @@ class EventStore:
             [(r.received_at_ms, r.reason, r.client_ip, r.platform, r.body) for r in rejections],
         )
         self.conn.execute(
-            "DELETE FROM rejected WHERE id <= (SELECT max(id) FROM rejected) - ?",
+            "DELETE FROM rejected WHERE id <= (SELECT id FROM rejected ORDER BY id DESC LIMIT 1 OFFSET ?)",
             (MAX_REJECTED,),
         )
 

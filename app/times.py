@@ -5,6 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_MS = re.compile(r"-?[0-9]{1,15}")
+_ISO_8601 = re.compile(
+    r"(\d{4}-\d\d-\d\d|\d{8})[T ](\d\d:\d\d(:\d\d([.,]\d{1,9})?)?|\d{4}(\d\d([.,]\d{1,9})?)?)(Z|[+-]\d\d(:?\d\d)?)?",
+    re.ASCII,
+)
 _LOST_PLUS = re.compile(r" (\d\d:?\d\d)$")  # a + that was not escaped in a URL arrives as a space
 
 
@@ -16,15 +20,23 @@ def parse_time(text: str) -> int:
     """Read a time as epoch milliseconds. Raises BadTime."""
     if _EPOCH_MS.fullmatch(text):
         return int(text)
-    try:
-        moment = datetime.fromisoformat(_LOST_PLUS.sub(r"+\1", text))
-    except ValueError:
+    moment = _read_iso_8601(_LOST_PLUS.sub(r"+\1", text))
+    if moment is None:
         raise BadTime(
             f"{text[:64]!r} is not a time: give epoch milliseconds or ISO 8601 with an offset, 2026-03-11T14:28:44Z"
-        ) from None
+        )
     if moment.tzinfo is None:
         raise BadTime(f"{text!r} has no offset: add Z for UTC, or one like +08:00")
     return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _read_iso_8601(text: str) -> datetime | None:
+    if not _ISO_8601.fullmatch(text):
+        return None  # fromisoformat takes more than it says: any separator, times without minutes
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def format_time(time_ms: int) -> str:

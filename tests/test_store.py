@@ -1,0 +1,704 @@
+"""The event store: one set of contract tests for the log in memory and in a file, and what only a file can show."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import db
+from app.event import BEFORE_ALL
+from app.store import MAX_REJECTED, Appended, Arrival, EventStore, Head, Rejection
+from app.tencent import Callback
+
+UPDATE = "Live.CallbackAfterUpdateRoomInfo"
+ZEROS = "0000000000000000000000000000000000000000000000000000000000000000"
+
+
+def callback(
+    id_: str, at: int | None = 10, room_id: str | None = "r", command: str = UPDATE, operator: str | None = '"bob"'
+) -> Callback:
+    return Callback(id_, room_id, command, at, operator, f'{{"Id":"{id_}","é":1}}')
+
+
+def arrival(
+    id_: str, at: int | None = 10, room_id: str | None = "r", *, received: int = 100, command: str = UPDATE
+) -> Arrival:
+    return Arrival(callback(id_, at, room_id, command), received)
+
+
+def rejection(number: int) -> Rejection:
+    return Rejection(b"\xff%d" % number, f"reason {number}", 1000 + number, "1.2.3.4", "iOS")
+
+
+def ids(records: Iterator[Any] | Sequence[Any]) -> list[str]:
+    return [record.event_id for record in records]
+
+
+def rows(store: EventStore) -> list[tuple[Any, ...]]:
+    return store.conn.execute("SELECT * FROM events ORDER BY position").fetchall()
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventStore]:
+    """An empty log, open for writing."""
+    log = EventStore(db.open_log(db.MEMORY if request.param == "memory" else tmp_path / "events.db"))
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def events_db(tmp_path: Path) -> Path:
+    """Where a log in a file is."""
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+def open_store(events_db: Path) -> Iterator[Callable[[], EventStore]]:
+    """Opens the log in the file, again and again; all are closed at the end."""
+    stores: list[EventStore] = []
+
+    def open_() -> EventStore:
+        stores.append(EventStore(db.open_log(events_db)))
+        return stores[-1]
+
+    yield open_
+    for store in stores:
+        store.close()
+
+
+# ---- appending ----
+
+
+def test_an_empty_log(store: EventStore) -> None:
+    assert store.head() == Head(0, ZEROS, 0)
+    assert store.tail(0, 10) == []
+    assert store.duplicates() == 0
+    assert store.rejected_count() == 0
+    assert store.owner() is None
+    assert store.get("a") is None
+    assert list(store.room_sizes(2**62)) == []
+    assert store.chain_at(0) == ZEROS
+    assert store.chain_at(1) is None
+    assert store.position_at(2**62) == 0
+
+
+def test_an_empty_batch_changes_nothing(store: EventStore) -> None:
+    assert store.append([]) == []
+    assert store.head() == Head(0, ZEROS, 0)
+
+
+def test_append_assigns_positions_1_2_3(store: EventStore) -> None:
+    assert store.append([arrival("a"), arrival("b")]) == [Appended(1, duplicate=False), Appended(2, duplicate=False)]
+    assert store.append([arrival("c")]) == [Appended(3, duplicate=False)]
+    assert [(record.position, record.event_id) for record in store.tail(0, 10)] == [(1, "a"), (2, "b"), (3, "c")]
+
+
+def test_a_row_holds_everything_as_it_came(store: EventStore) -> None:
+    body = ' {"b" : 1,\r\n"a":"é房\U0001f600\\u0000"} '
+    store.append([Arrival(Callback("id", "room ?", "cmd", 123, "9007199254740993", body), 456, "::1", "iOS")])
+    (record,) = store.tail(0, 10)
+    assert (record.position, record.event_id, record.room_id, record.command) == (1, "id", "room ?", "cmd")
+    assert (record.event_time_ms, record.received_at_ms, record.operator) == (123, 456, "9007199254740993")
+    assert (record.client_ip, record.platform, record.body) == ("::1", "iOS", body)
+    assert store.get("id") == record
+
+
+def test_what_is_missing_stays_missing(store: EventStore) -> None:
+    store.append([Arrival(Callback("id", None, "cmd", 123, None, "{}"), 456)])
+    record = store.get("id")
+    assert record is not None
+    assert (record.room_id, record.operator, record.client_ip, record.platform) == (None, None, None, None)
+
+
+def test_an_event_without_a_time_has_that_of_its_receipt(store: EventStore) -> None:
+    store.append([arrival("a", None, received=500), arrival("b", None, received=400)])
+    assert [(record.event_time_ms, record.received_at_ms) for record in store.tail(0, 10)] == [(500, 500), (500, 500)]
+
+
+def test_a_duplicate_of_an_event_in_the_log_is_counted_and_not_stored(store: EventStore) -> None:
+    store.append([arrival("a"), arrival("b")])
+    before = rows(store)
+    assert store.append([arrival("a", received=900)]) == [Appended(1, duplicate=True)]
+    assert store.append([arrival("b"), arrival("c"), arrival("a")]) == [
+        Appended(2, duplicate=True),
+        Appended(3, duplicate=False),
+        Appended(1, duplicate=True),
+    ]
+    assert rows(store)[:2] == before
+    assert ids(store.tail(0, 10)) == ["a", "b", "c"]
+    assert store.duplicates() == 3
+
+
+def test_a_duplicate_within_a_batch_is_counted_and_not_stored(store: EventStore) -> None:
+    assert store.append([arrival("a"), arrival("a"), arrival("b"), arrival("a")]) == [
+        Appended(1, duplicate=False),
+        Appended(1, duplicate=True),
+        Appended(2, duplicate=False),
+        Appended(1, duplicate=True),
+    ]
+    assert ids(store.tail(0, 10)) == ["a", "b"]
+    assert store.duplicates() == 2
+
+
+def test_a_duplicate_leaves_the_first_arrival_as_it_was(store: EventStore) -> None:
+    store.append([Arrival(callback("a"), 100, "1.1.1.1", "iOS")])
+    store.append([Arrival(callback("a"), 900, "2.2.2.2", "Web")])
+    record = store.get("a")
+    assert record is not None
+    assert (record.received_at_ms, record.client_ip, record.platform) == (100, "1.1.1.1", "iOS")
+    assert store.head().received_at_ms == 100
+
+
+def test_received_at_never_decreases_within_a_batch_or_from_one_to_the_next(store: EventStore) -> None:
+    store.append([arrival("a", received=100), arrival("b", received=50), arrival("c", received=101)])
+    store.append([arrival("d", received=-7), arrival("e", received=101), arrival("f", received=102)])
+    assert [record.received_at_ms for record in store.tail(0, 10)] == [100, 100, 101, 101, 101, 102]
+
+
+def test_the_chain_is_sha_256_of_the_previous_chain_the_id_the_time_and_the_body(store: EventStore) -> None:
+    first = Callback("a" * 64, "r", UPDATE, 10, None, '{"é":"房"}')
+    second = Callback("b" * 64, None, "x", None, None, " {}\n")
+    store.append([Arrival(first, 100)])
+    store.append([Arrival(second, 90)])  # stored as received at 100
+    one = hashlib.sha256()
+    one.update(ZEROS.encode())
+    one.update(b"a" * 64)
+    one.update(b"100")
+    one.update('{"é":"房"}'.encode())
+    two = hashlib.sha256()
+    two.update(one.hexdigest().encode())
+    two.update(b"b" * 64)
+    two.update(b"100")
+    two.update(b" {}\n")
+    assert [record.chain for record in store.tail(0, 10)] == [one.hexdigest(), two.hexdigest()]
+    assert store.head() == Head(2, two.hexdigest(), 100)
+    assert [store.chain_at(0), store.chain_at(1), store.chain_at(2)] == [ZEROS, one.hexdigest(), two.hexdigest()]
+
+
+def test_the_chain_of_one_row_as_printf_and_sha256sum_give_it(store: EventStore) -> None:
+    store.append([Arrival(Callback("1" * 64, "r", UPDATE, 10, None, "{}"), 1670574414123)])
+    assert store.head().chain == "cc7ac6ac245051fe76e7faae107c1601f1ddf3af7336e2d3ee05228cf752b983"
+
+
+def test_duplicates_do_not_move_the_chain(store: EventStore) -> None:
+    store.append([arrival("a")])
+    before = store.head()
+    store.append([arrival("a", received=999)])
+    assert store.head() == before
+
+
+BAD = Arrival(Callback("bad", "r", UPDATE, 10, None, None), 100)  # type: ignore[arg-type]  # a body that NOT NULL refuses
+
+
+@pytest.mark.parametrize(
+    "batch", [[BAD], [arrival("c"), BAD], [BAD, arrival("c")], [arrival("a"), arrival("c"), BAD, arrival("d")]]
+)
+def test_a_failing_batch_stores_nothing_at_all(store: EventStore, batch: list[Arrival]) -> None:
+    store.append([arrival("a"), arrival("b"), arrival("a")], [rejection(1)])
+    before, head = rows(store), store.head()
+    with pytest.raises(db.Error):
+        store.append(batch, [rejection(2)])
+    assert rows(store) == before
+    assert (store.head(), store.duplicates(), store.rejected_count()) == (head, 1, 1)
+    assert store.append([arrival("c"), arrival("d")]) == [Appended(3, duplicate=False), Appended(4, duplicate=False)]
+
+
+def test_a_failing_rejection_takes_the_whole_batch_with_it(store: EventStore) -> None:
+    bad = Rejection(None, "no body", 1)  # type: ignore[arg-type]
+    with pytest.raises(db.Error):
+        store.append([arrival("a"), arrival("a")], [rejection(1), bad])
+    assert (rows(store), store.duplicates(), store.rejected_count()) == ([], 0, 0)
+
+
+# ---- log order ----
+
+
+def test_tail_reads_in_log_order_behind_a_position(store: EventStore) -> None:
+    store.append([arrival("d", 40), arrival("a", 10), arrival("c", 30, "s"), arrival("b", 20, None)])
+    assert ids(store.tail(0, 10)) == ["d", "a", "c", "b"]
+    assert ids(store.tail(0, 2)) == ["d", "a"]
+    assert ids(store.tail(2, 10)) == ["c", "b"]
+    assert ids(store.tail(3, 1)) == ["b"]
+    assert ids(store.tail(4, 10)) == []
+    assert ids(store.tail(99, 10)) == []
+    assert ids(store.tail(0, 0)) == []
+
+
+@pytest.mark.parametrize(
+    ("received_at_ms", "position"),
+    [(-1, 0), (0, 0), (99, 0), (100, 3), (101, 3), (199, 3), (200, 4), (299, 4), (300, 6), (2**62, 6)],
+)
+def test_position_at_is_the_last_one_received_by_then(store: EventStore, received_at_ms: int, position: int) -> None:
+    times = [100, 100, 100, 200, 300, 300]
+    store.append([arrival(str(number), received=time) for number, time in enumerate(times)])
+    assert store.position_at(received_at_ms) == position
+
+
+# ---- event order ----
+
+
+@pytest.fixture
+def history(store: EventStore) -> EventStore:
+    """Room r: in log order 30d 10b 20z 20a 10a 30c, with other rooms between them."""
+    store.append(
+        [
+            arrival("d", 30),
+            arrival("b", 10),
+            arrival("x1", 15, "q"),
+            arrival("z", 20),
+            arrival("a", 20),
+            arrival("x2", 15, None),
+            arrival("a0", 10),
+            arrival("x3", 15, "s"),
+            arrival("c", 30),
+        ]
+    )
+    return store
+
+
+def test_history_is_in_event_order_with_ties_by_event_id(history: EventStore) -> None:
+    assert ids(history.history("r", upto=9)) == ["a0", "b", "a", "z", "c", "d"]
+    assert ids(history.history("q", upto=9)) == ["x1"]
+    assert ids(history.history("unknown", upto=9)) == []
+    assert ids(history.history("", upto=9)) == []
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (BEFORE_ALL, ["a0", "b", "a", "z", "c", "d"]),
+        ((10, ""), ["a0", "b", "a", "z", "c", "d"]),
+        ((10, "a0"), ["b", "a", "z", "c", "d"]),
+        ((10, "a1"), ["b", "a", "z", "c", "d"]),
+        ((10, "b"), ["a", "z", "c", "d"]),
+        ((19, "zz"), ["a", "z", "c", "d"]),
+        ((20, "a"), ["z", "c", "d"]),
+        ((30, "c"), ["d"]),
+        ((30, "d"), []),
+        ((31, ""), []),
+    ],
+)
+def test_history_after_a_key(history: EventStore, after: tuple[int, str], expected: list[str]) -> None:
+    assert ids(history.history("r", after=after, upto=9)) == expected
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"),
+    [
+        ((9, "z"), []),
+        ((10, ""), []),
+        ((10, "a0"), ["a0"]),
+        ((10, "az"), ["a0"]),
+        ((10, "b"), ["a0", "b"]),
+        ((20, "a"), ["a0", "b", "a"]),
+        ((30, "c"), ["a0", "b", "a", "z", "c"]),
+        ((31, ""), ["a0", "b", "a", "z", "c", "d"]),
+    ],
+)
+def test_history_until_a_key(history: EventStore, until: tuple[int, str], expected: list[str]) -> None:
+    assert ids(history.history("r", until=until, upto=9)) == expected
+
+
+@pytest.mark.parametrize(
+    ("as_of_ms", "expected"),
+    [(9, []), (10, ["a0", "b"]), (19, ["a0", "b"]), (20, ["a0", "b", "a", "z"]), (30, ["a0", "b", "a", "z", "c", "d"])],
+)
+def test_history_as_of_counts_the_whole_millisecond(history: EventStore, as_of_ms: int, expected: list[str]) -> None:
+    assert ids(history.history("r", as_of_ms=as_of_ms, upto=9)) == expected
+
+
+@pytest.mark.parametrize(
+    ("upto", "expected"),
+    [(0, []), (1, ["d"]), (2, ["b", "d"]), (3, ["b", "d"]), (5, ["b", "a", "z", "d"]), (8, ["a0", "b", "a", "z", "d"])],
+)
+def test_history_up_to_a_position(history: EventStore, upto: int, expected: list[str]) -> None:
+    assert ids(history.history("r", upto=upto)) == expected
+
+
+def test_history_with_all_its_bounds(history: EventStore) -> None:
+    found = history.history("r", after=(10, "a0"), until=(30, "c"), as_of_ms=20, upto=4)
+    assert ids(found) == ["b", "z"]
+
+
+def test_histories_are_room_by_room_in_event_order(history: EventStore) -> None:
+    def found(first: str, last: str, upto: int = 9) -> list[tuple[str | None, str]]:
+        return [(one.room_id, one.event_id) for one in history.histories(first=first, last=last, upto=upto)]
+
+    room_r = [("r", "a0"), ("r", "b"), ("r", "a"), ("r", "z"), ("r", "c"), ("r", "d")]
+    assert found("", "z") == [("q", "x1"), *room_r, ("s", "x3")]
+    assert found("q", "r") == [("q", "x1"), *room_r]
+    assert found("r", "r") == room_r
+    assert found("r0", "s") == [("s", "x3")]
+    assert found("t", "z") == []
+    assert found("", "z", upto=3) == [("q", "x1"), ("r", "b"), ("r", "d")]
+
+
+def test_earliest_after_is_the_first_in_event_order_of_those_behind_a_position(history: EventStore) -> None:
+    assert history.earliest_after("r", 0) == (10, "a0")
+    assert history.earliest_after("r", 7) == (30, "c")
+    assert history.earliest_after("r", 9) is None
+    assert history.earliest_after("s", 0) == (15, "x3")
+    assert history.earliest_after("unknown", 0) is None
+
+
+def test_overtakers_came_before_and_sort_behind(history: EventStore) -> None:
+    assert sorted(history.overtakers("r", UPDATE, behind=(10, "a0"), before=7)) == [
+        (1, (30, "d")),
+        (2, (10, "b")),
+        (4, (20, "z")),
+        (5, (20, "a")),
+    ]
+    assert sorted(history.overtakers("r", UPDATE, behind=(20, "a"), before=5)) == [(1, (30, "d")), (4, (20, "z"))]
+    assert history.overtakers("r", UPDATE, behind=(30, "d"), before=99) == []
+    assert history.overtakers("r", UPDATE, behind=(10, "b"), before=2) == [(1, (30, "d"))]
+    assert history.overtakers("r", UPDATE, behind=(10, "b"), before=1) == []
+    assert history.overtakers("r", "other", behind=(10, "a0"), before=7) == []
+    assert history.overtakers("q", UPDATE, behind=(10, "a0"), before=9) == [(3, (15, "x1"))]
+
+
+def test_room_sizes_by_room_without_events_of_no_room(history: EventStore) -> None:
+    assert list(history.room_sizes(9)) == [("q", 1), ("r", 6), ("s", 1)]
+    assert list(history.room_sizes(3)) == [("q", 1), ("r", 2)]
+    assert list(history.room_sizes(0)) == []
+
+
+# ---- quarantine ----
+
+
+def test_a_rejection_is_kept_with_its_raw_bytes(store: EventStore) -> None:
+    store.append(
+        [], [Rejection(b"\x00\xff not UTF-8", "not UTF-8: byte 1", 123, "::1", "Web"), Rejection(b"", "empty", 124)]
+    )
+    newest, oldest = store.rejected(None, 10)
+    assert (oldest.body, oldest.reason, oldest.received_at_ms) == (b"\x00\xff not UTF-8", "not UTF-8: byte 1", 123)
+    assert (oldest.client_ip, oldest.platform) == ("::1", "Web")
+    assert (newest.body, newest.reason, newest.client_ip, newest.platform) == (b"", "empty", None, None)
+    assert store.rejected_count() == 2
+    assert store.head().position == 0
+
+
+def test_the_quarantine_pages_from_the_newest_on(store: EventStore) -> None:
+    store.append([], [rejection(number) for number in range(5)])
+    first = store.rejected(None, 2)
+    second = store.rejected(first[-1].id, 2)
+    third = store.rejected(second[-1].id, 2)
+    assert [[one.reason for one in page] for page in (first, second, third)] == [
+        ["reason 4", "reason 3"],
+        ["reason 2", "reason 1"],
+        ["reason 0"],
+    ]
+    assert store.rejected(third[-1].id, 2) == []
+
+
+def test_the_quarantine_keeps_the_newest_10_000(store: EventStore) -> None:
+    assert MAX_REJECTED == 10_000
+    store.append([], [rejection(number) for number in range(10_000)])
+    assert store.rejected_count() == 10_000
+    assert store.rejected(None, 20_000)[-1].reason == "reason 0"
+    store.append([arrival("a")], [rejection(10_000), rejection(10_001), rejection(10_002)])
+    assert store.rejected_count() == 10_000
+    kept = store.rejected(None, 20_000)
+    assert (kept[0].reason, kept[-1].reason) == ("reason 10002", "reason 3")
+
+
+def test_the_quarantine_keeps_10_000_also_after_some_were_released(store: EventStore) -> None:
+    store.append([], [rejection(number) for number in range(10_000)])
+    for number, one in enumerate(store.rejected(None, 5)):
+        store.release(arrival(f"released {number}"), one.id)
+    store.append([], [rejection(10_000)])
+    assert store.rejected_count() == 9_996
+    assert store.rejected(None, 20_000)[-1].reason == "reason 0"
+
+
+def test_release_moves_a_body_into_the_log(store: EventStore) -> None:
+    store.append([arrival("a")], [rejection(1), rejection(2)])
+    oldest = store.rejected(None, 10)[-1]
+    assert store.release(arrival("b"), oldest.id) == Appended(2, duplicate=False)
+    assert ids(store.tail(0, 10)) == ["a", "b"]
+    assert [one.reason for one in store.rejected(None, 10)] == ["reason 2"]
+
+
+def test_release_of_what_is_in_the_log_already_only_empties_the_quarantine(store: EventStore) -> None:
+    store.append([arrival("a")], [rejection(1)])
+    (one,) = store.rejected(None, 10)
+    assert store.release(arrival("a"), one.id) == Appended(1, duplicate=True)
+    assert ids(store.tail(0, 10)) == ["a"]
+    assert store.rejected_count() == 0
+
+
+def test_a_release_that_fails_leaves_the_quarantine_as_it_was(store: EventStore) -> None:
+    store.append([], [rejection(1)])
+    (one,) = store.rejected(None, 10)
+    with pytest.raises(db.Error):
+        store.release(BAD, one.id)
+    assert store.rejected(None, 10) == [one]
+    assert rows(store) == []
+
+
+# ---- whose data ----
+
+
+def test_the_first_claim_owns_the_data(store: EventStore) -> None:
+    assert store.owner() is None
+    assert store.claim("1400000001") == "1400000001"
+    assert store.claim("1400000002") == "1400000001"
+    assert store.claim("1400000001") == "1400000001"
+    assert store.owner() == "1400000001"
+
+
+def test_an_owner_with_leading_zeros_keeps_them(store: EventStore) -> None:
+    assert store.claim("0014") == "0014"
+    assert store.owner() == "0014"
+
+
+# ---- immutability ----
+
+_VALUES = "'r', 'c', 1, 1, NULL, NULL, NULL, 'x', '{}'"
+FORBIDDEN = {
+    "update a body": "UPDATE events SET body = 'x' WHERE position = 2",
+    "update to the same": "UPDATE events SET body = body",
+    "update the chain": "UPDATE events SET chain = 'x' WHERE position = 3",
+    "move rows": "UPDATE events SET position = position + 10",
+    "update or ignore": "UPDATE OR IGNORE events SET body = 'x'",
+    "update or replace": "UPDATE OR REPLACE events SET event_id = 'a' WHERE position = 3",
+    "delete all": "DELETE FROM events",
+    "delete the last": "DELETE FROM events WHERE position = 3",
+    "delete the first": "DELETE FROM events WHERE event_id = 'a'",
+    "insert at a taken position": f"INSERT INTO events VALUES (2, 'new', {_VALUES})",
+    "insert a taken id": f"INSERT INTO events VALUES (4, 'b', {_VALUES})",
+    "insert with a hole": f"INSERT INTO events VALUES (5, 'new', {_VALUES})",
+    "insert far away": f"INSERT INTO events VALUES (9223372036854775807, 'new', {_VALUES})",
+    "insert at zero": f"INSERT INTO events VALUES (0, 'new', {_VALUES})",
+    "insert below zero": f"INSERT INTO events VALUES (-1, 'new', {_VALUES})",
+    "insert or replace the position": f"INSERT OR REPLACE INTO events VALUES (2, 'new', {_VALUES})",
+    "insert or replace the last": f"INSERT OR REPLACE INTO events VALUES (3, 'c', {_VALUES})",
+    "insert or replace the id": f"INSERT OR REPLACE INTO events VALUES (4, 'b', {_VALUES})",
+    "insert or ignore": f"INSERT OR IGNORE INTO events VALUES (2, 'new', {_VALUES})",
+    "insert or ignore with a hole": f"INSERT OR IGNORE INTO events VALUES (7, 'new', {_VALUES})",
+    "replace the position": f"REPLACE INTO events VALUES (1, 'new', {_VALUES})",
+    "replace the id": f"REPLACE INTO events VALUES (4, 'a', {_VALUES})",
+    "replace all": "REPLACE INTO events SELECT position, event_id, 'x', 'c', 0, 0, '', '', '', '', '' FROM events",
+    "upsert": f"INSERT INTO events VALUES (2, 'b', {_VALUES}) ON CONFLICT (position) DO UPDATE SET body = 'x'",
+    "upsert by id": f"INSERT INTO events VALUES (4, 'b', {_VALUES}) ON CONFLICT (event_id) DO UPDATE SET body = 'x'",
+    "insert two with a hole": f"INSERT INTO events VALUES (4, 'd', {_VALUES}), (6, 'f', {_VALUES})",
+}
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN.values(), ids=FORBIDDEN.keys())
+def test_rows_are_never_changed_removed_replaced_or_skipped(store: EventStore, statement: str) -> None:
+    store.append([arrival("a"), arrival("b"), arrival("c")])
+    before = rows(store)
+    assert len(before) == 3
+    with pytest.raises(db.Error, match="events only grows"):
+        store.conn.execute(statement)
+    assert rows(store) == before
+    assert store.append([arrival("d")]) == [Appended(4, duplicate=False)]
+
+
+# Two SQLite libraries on one file in one process would break its locks, so the other one gets a process of its own.
+_PLAIN_SQLITE = """
+import json, sqlite3, sys
+outcomes = []
+for statement in json.load(sys.stdin):
+    conn = sqlite3.connect(sys.argv[1], isolation_level=None)
+    try:
+        found = conn.execute(statement).fetchall()
+        outcomes.append(["done", found])
+    except sqlite3.Error as error:
+        outcomes.append(["failed", str(error)])
+    conn.close()
+json.dump(outcomes, sys.stdout)
+"""
+
+
+def plain_sqlite(path: Path, statements: list[str]) -> list[list[Any]]:
+    """Run statements with the standard library's SQLite, each on a connection of its own, in another process."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PLAIN_SQLITE, str(path)],
+        input=json.dumps(statements),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    outcomes: list[list[Any]] = json.loads(done.stdout)
+    return outcomes
+
+
+@pytest.mark.parametrize("still_open", [True, False], ids=["while we have it open", "after we closed it"])
+def test_a_plain_sqlite_shell_cannot_change_rows_either(
+    events_db: Path, open_store: Callable[[], EventStore], still_open: bool
+) -> None:
+    store = open_store()
+    store.append([arrival("a"), arrival("b"), arrival("c")])
+    before = rows(store)
+    if not still_open:
+        store.close()
+    count = "SELECT count(*) FROM events"
+    outcomes = plain_sqlite(events_db, [step for statement in FORBIDDEN.values() for step in (statement, count)])
+    for name, outcome, counted in zip(FORBIDDEN, outcomes[::2], outcomes[1::2], strict=True):
+        assert outcome[0] == "failed", name
+        assert "events only grows" in outcome[1], name
+        assert counted == ["done", [[3]]], name
+    assert rows(open_store()) == before
+
+
+def test_a_plain_sqlite_shell_reads_the_columns_of_the_contract(
+    events_db: Path, open_store: Callable[[], EventStore]
+) -> None:
+    open_store().append([arrival("a")])
+    (outcome,) = plain_sqlite(events_db, ["SELECT name FROM pragma_table_info('events') ORDER BY cid"])
+    names = {name for (name,) in outcome[1]}
+    assert names == {
+        "position",
+        "event_id",
+        "room_id",
+        "command",
+        "event_time_ms",
+        "received_at_ms",
+        "operator",
+        "client_ip",
+        "platform",
+        "chain",
+        "body",
+    }
+
+
+# ---- files ----
+
+
+def test_every_commit_is_synced_and_readers_do_not_wait(open_store: Callable[[], EventStore]) -> None:
+    conn = open_store().conn
+    assert conn.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert conn.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_path_is_the_file_and_empty_in_memory(events_db: Path, open_store: Callable[[], EventStore]) -> None:
+    assert Path(open_store().path).samefile(events_db)
+    memory = EventStore(db.open_log(db.MEMORY))
+    assert memory.path == ""
+    memory.close()
+
+
+def test_reopening_twice_keeps_everything(open_store: Callable[[], EventStore]) -> None:
+    store = open_store()
+    store.append([arrival("a"), arrival("b"), arrival("a")], [rejection(1), rejection(2)])
+    store.claim("0014")
+    before = (rows(store), store.head(), store.duplicates(), store.rejected(None, 10), store.owner())
+    assert before[2:] == (1, store.rejected(None, 10), "0014")
+    store.close()
+    for _ in range(2):
+        store = open_store()
+        assert (rows(store), store.head(), store.duplicates(), store.rejected(None, 10), store.owner()) == before
+        store.close()
+    store = open_store()
+    assert store.append([arrival("b"), arrival("c")]) == [Appended(2, duplicate=True), Appended(3, duplicate=False)]
+    assert store.duplicates() == 2
+
+
+def test_the_count_of_duplicates_survives_reopening(open_store: Callable[[], EventStore]) -> None:
+    for _ in range(3):
+        store = open_store()
+        store.append([arrival("a")])
+        store.close()
+    assert open_store().duplicates() == 2
+
+
+def test_a_reader_sees_what_is_committed_while_the_writer_goes_on(
+    events_db: Path, open_store: Callable[[], EventStore]
+) -> None:
+    writer = open_store()
+    writer.append([arrival("a")])
+    reader = EventStore(db.open_reader(events_db))
+    assert ids(reader.tail(0, 10)) == ["a"]
+    with db.snapshot(reader.conn):
+        assert reader.head().position == 1
+        writer.append([arrival("b")])
+        assert ids(reader.tail(0, 10)) == ["a"]
+    assert ids(reader.tail(0, 10)) == ["a", "b"]
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"INSERT INTO events VALUES (2, 'b', {_VALUES})",
+        "INSERT INTO meta VALUES ('x', 1)",
+        "DELETE FROM rejected",
+        "CREATE TABLE t (x)",
+        "DROP TRIGGER events_no_update",
+        "PRAGMA user_version = 5",
+    ],
+)
+@pytest.mark.parametrize("query_only", ["ON", "OFF"])
+def test_a_reader_cannot_write(
+    events_db: Path, open_store: Callable[[], EventStore], statement: str, query_only: str
+) -> None:
+    writer = open_store()
+    writer.append([arrival("a")], [rejection(1)])
+    reader = db.open_reader(events_db)
+    reader.execute(f"PRAGMA query_only = {query_only}")  # even without it the file is open for reading only
+    with pytest.raises(db.Error, match="readonly"):
+        reader.execute(statement)
+    reader.close()
+    assert (writer.head().position, writer.rejected_count()) == (1, 1)
+
+
+def test_a_reader_of_nothing_says_so_and_makes_nothing(events_db: Path) -> None:
+    with pytest.raises(db.NoData, match=r"events\.db"):
+        db.open_reader(events_db)
+    with pytest.raises(db.NoData):
+        db.open_reader(events_db.parent)
+    assert list(events_db.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b", "q?mode=rw", "h#x", "100%41", "é房", "'quote\"", "a&b=c"])
+def test_odd_paths_lead_to_the_same_file_for_writers_and_readers(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "events.db"
+    path.parent.mkdir()
+    writer = EventStore(db.open_log(path))
+    writer.append([arrival("a")])
+    reader = EventStore(db.open_reader(path))
+    assert ids(reader.tail(0, 10)) == ["a"]
+    reader.close()
+    writer.close()
+    assert path.is_file()
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(
+    events_db: Path, open_store: Callable[[], EventStore]
+) -> None:
+    store = open_store()
+    store.append([arrival("a")])
+    store.conn.execute(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"
+        " VALUES ('roomlapse.events', 'split_body', '2030-01-01 00:00:00+00:00')"
+    )
+    schema = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
+    before = (rows(store), store.conn.execute(schema).fetchall())
+    with pytest.raises(db.NewerSchema, match="newer"):
+        db.open_log(events_db)
+    assert (rows(store), store.conn.execute(schema).fetchall()) == before
+
+
+def test_migrations_of_others_in_the_same_file_are_none_of_ours(open_store: Callable[[], EventStore]) -> None:
+    store = open_store()
+    store.conn.execute(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('other', 'x', '2030-01-01 00:00:00')"
+    )
+    store.close()
+    assert open_store().head().position == 0
+
+
+def test_a_file_that_is_no_database_is_an_error(events_db: Path) -> None:
+    content = b"this is not a database, " * 100
+    events_db.write_bytes(content)
+    with pytest.raises(db.Error):
+        db.open_log(events_db)
+    assert events_db.read_bytes() == content
