@@ -685,20 +685,37 @@ def children_of(pid: int) -> set[int]:
         return set()
 
 
-def start_rebuild(data: Path, *args: str) -> subprocess.Popen[bytes]:
-    """A rebuild that is well on its way: the first of its new rows are written."""
-    process = subprocess.Popen(
-        [PROGRAM, "rebuild", *args, "--data", str(data)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment(),
-    )
-    wait_until(lambda: count(data / "read_models.db", "rebuild_rooms") > 0 or process.poll() is not None, "new rows")
-    return process
+StartRebuild = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start_rebuild() -> Iterator[StartRebuild]:
+    """Starts a rebuild, and gives it when it is well on its way: the first of its new rows are written."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(data: Path, *args: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [PROGRAM, "rebuild", *args, "--data", str(data)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+        )
+        started.append(process)
+        new_rows = data / "read_models.db", "rebuild_rooms"
+        wait_until(lambda: count(*new_rows) > 0 or process.poll() is not None, "new rows")
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate(timeout=20)
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_rebuild_that_is_killed_leaves_the_old_read_models(many: Path, copied_many: Path, jobs: str) -> None:
+def test_a_rebuild_that_is_killed_leaves_the_old_read_models(
+    start_rebuild: StartRebuild, many: Path, copied_many: Path, jobs: str
+) -> None:
     right = fingerprints(many)
     rebuild = start_rebuild(copied_many, "--jobs", jobs)
     workers = children_of(rebuild.pid)
@@ -717,7 +734,9 @@ def test_a_rebuild_that_is_killed_leaves_the_old_read_models(many: Path, copied_
     wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "its workers end with it")
 
 
-def test_one_rebuild_at_a_time_and_reads_answer_meanwhile(many: Path, copied_many: Path) -> None:
+def test_one_rebuild_at_a_time_and_reads_answer_meanwhile(
+    start_rebuild: StartRebuild, many: Path, copied_many: Path
+) -> None:
     expected = ask(many, "room", "room-7")
     rebuild = start_rebuild(copied_many)
     stop_between_transactions(rebuild, copied_many / "read_models.db")
@@ -749,7 +768,7 @@ def stop_between_transactions(process: subprocess.Popen[bytes], path: Path) -> N
 
 
 def test_a_server_takes_callbacks_and_reads_are_whole_while_it_rebuilds(
-    start_server: StartServer, copied_many: Path
+    start_server: StartServer, start_rebuild: StartRebuild, copied_many: Path
 ) -> None:
     server = start_server(data=copied_many)
     before = server.get("/status")["events"]

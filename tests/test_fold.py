@@ -329,8 +329,10 @@ def test_an_interrupt_is_not_taken_for_a_failure_of_the_projection() -> None:
 
 
 def test_a_failure_can_cross_from_a_rebuilds_worker_to_its_parent() -> None:
-    failure = ProjectionFailed("visibility", 30, "0003", "KeyError: 'no such field'")
-    crossed = pickle.loads(pickle.dumps(failure))
+    failing: Projection = Counting(apply_fails_at="0003")
+    with pytest.raises(ProjectionFailed) as failed:
+        fold("counting", failing, "r", start(failing), numbered(1, 6))
+    crossed = pickle.loads(pickle.dumps(failed.value))
     assert isinstance(crossed, ProjectionFailed)
-    assert str(crossed) == "visibility stopped at position 30, event 0003: KeyError: 'no such field'"
-    assert (crossed.name, crossed.position, crossed.event_id) == ("visibility", 30, "0003")
+    assert str(crossed) == "counting stopped at position 3, event 0003: KeyError: 'no such field'"
+    assert (crossed.name, crossed.position, crossed.event_id) == ("counting", 3, "0003")
