@@ -367,9 +367,17 @@ def rebuild_command(jobs: int, projection: str | None, data: Path) -> None:
 @_reports_errors
 def verify(data: Path, as_json: bool) -> None:
     """Recompute ids, chain and read models; name the first difference, exit 1 if there is one."""
-    with _reading(data) as reader, show_progress("verifying") as progress:
-        difference = verify_data(reader.log, reader.models, progress)
+    data_dir = DataDir(data)
+    data_dir.check(_env_app_id())
+    if not data_dir.read_models_path.exists():
+        _bring_up(data_dir)  # what is there is checked as it is: catching up first could mend what should be shown
+    reader = data_dir.open_queries()
+    try:
+        with show_progress("verifying") as progress:
+            difference = verify_data(reader.log, reader.models, progress)
         head = reader.log.head()
+    finally:
+        reader.close()
     if as_json:
         text.print_json(
             {"ok": difference is None, "difference": difference, "head": head.position, "chain": head.chain}
@@ -456,12 +464,16 @@ def rejected(context: click.Context, limit: int, cursor: str | None, data: Path,
 
 
 @rejected.command()
-@_data
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="The data directory.")
 @_json
+@click.pass_context
 @_reports_errors
-def retry(data: Path, as_json: bool) -> None:
+def retry(context: click.Context, data: Path | None, as_json: bool) -> None:
     """Try every quarantined body again, after an upgrade; those that are valid now move into the log."""
-    data_dir = DataDir(data)
+    assert context.parent is not None
+    given = context.parent.params  # `rejected --data DIR retry` means the same as `rejected retry --data DIR`
+    as_json = as_json or given["as_json"]
+    data_dir = DataDir(data or given["data"])
     data_dir.check(_env_app_id())
     log = data_dir.open_log()
     try:

@@ -1,8 +1,9 @@
 """A data directory: which files it holds, whose they are, and how they are opened for writing and for reading."""
 
 import fcntl
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app import db
@@ -24,6 +25,8 @@ from projections import ALL
 LOG_FILE = "events.db"
 READ_MODELS_FILE = "read_models.db"
 _REBUILD_LOCK = ".rebuild.lock"
+
+_log = logging.getLogger(__name__)
 
 
 class WrongOwner(Exception):
@@ -92,11 +95,14 @@ class DataDir:
 
         Raises RebuildRunning, ProjectionFailed and db.NewerSchema.
         """
-        if stale_projections(log, models) or has_leftovers(models):
+        if stale := stale_projections(log, models):
+            _log.warning("rebuilding %s: not what this version makes of this log", ", ".join(stale))
             with self.rebuild_lock():
-                drop_leftovers(models)
-                if stale := stale_projections(log, models):
+                if stale := stale_projections(log, models):  # somebody else may have done it meanwhile
                     rebuild(log, models, stale, progress=progress)
+        elif has_leftovers(models):
+            with suppress(RebuildRunning), self.rebuild_lock():
+                drop_leftovers(models)
         resume(models)
         catch_up_all(log, models, progress)
 

@@ -91,13 +91,21 @@ _LOG_MIGRATIONS = {create_log.__name__}
 def open_log(path: Path | str) -> Connection:
     """Open events.db for writing, made or migrated as needed. Every commit is synced to disk before it returns."""
     conn = _connect(path)
-    _set_pragmas(conn, synchronous="FULL")
-    with transaction(conn):
-        db = Database(conn, execute_plugins=False)
-        if {migration.name for migration in _log_schema.applied(db)} - _LOG_MIGRATIONS:
-            raise NewerSchema(f"{path} was made by a newer Roomlapse: upgrade this one to use it")
-        _log_schema.apply(db)
+    try:
+        _set_pragmas(conn, synchronous="FULL")
+        with transaction(conn):
+            _migrate_log(conn, path)
+    except BaseException:
+        conn.close()
+        raise
     return conn
+
+
+def _migrate_log(conn: Connection, path: Path | str) -> None:
+    db = Database(conn, execute_plugins=False)
+    if {migration.name for migration in _log_schema.applied(db)} - _LOG_MIGRATIONS:
+        raise NewerSchema(f"{path} was made by a newer Roomlapse: upgrade this one to use it")
+    _log_schema.apply(db)
 
 
 def open_read_models(path: Path | str) -> Connection:

@@ -22,7 +22,9 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        finite = json.loads(json.dumps(line, default=str), parse_constant=lambda _: None)  # NaN is not JSON
+        finite = json.loads(
+            json.dumps(line, default=str, skipkeys=True), parse_constant=lambda _: None
+        )  # NaN is not JSON
         return json.dumps(finite)
 
 

@@ -84,8 +84,7 @@ class Projector:
                     step = catch_up(log, models)
                     more = step.more
                     self._metrics.late.inc(step.late)
-                    if step.events:
-                        self._report(log, models)
+                    self._report(log, models)  # also without a step of ours: other processes catch up too
         finally:
             log.close()
             models.close()
@@ -102,11 +101,12 @@ class Projector:
             self._metrics.lag.labels(name).set(head - checkpoint.position)
             self._metrics.stopped.labels(name).set(checkpoint.error is not None)
             self._report_stop(name, checkpoint)
-        going = [checkpoint.position for checkpoint in checkpoints.values() if checkpoint.error is None]
-        with self._changed:
-            self._position = min(going, default=head)
-            self._changed.notify_all()
-        self.on_progress()
+        position = min((it.position for it in checkpoints.values() if it.error is None), default=head)
+        if position != self._position:
+            with self._changed:
+                self._position = position
+                self._changed.notify_all()
+            self.on_progress()
 
     def _report_stop(self, name: str, checkpoint: Checkpoint) -> None:
         if checkpoint.error is None:

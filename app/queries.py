@@ -8,7 +8,7 @@ import base64
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -23,6 +23,7 @@ from projections import current_room
 
 MAX_LIMIT = 500
 DEFAULT_LIMIT = 100
+_Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what SQLite can compare with
 _MAX_TIME_MS = 2**63 - 1
 
 Json = Any
@@ -321,7 +322,7 @@ class Queries:
         """A room's changes within [from_ms, to_ms), newest first; an event that changed nothing is none of them."""
         _check_limit(limit)
         _check_window(from_ms, to_ms)
-        end: Key = _read_cursor(cursor, Key) if cursor else (_MAX_TIME_MS, "")
+        end: Key = _read_cursor(cursor, tuple[_Integer, str]) if cursor else (_MAX_TIME_MS, "")
         if to_ms is not None:
             end = min(end, (to_ms, ""))
         found: list[tuple[Record, dict[str, FieldChange]]] = []
@@ -440,7 +441,7 @@ class Queries:
     def change_totals(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> ChangeTotals:
         """The counts per field over all rooms, and the rooms with the most changes."""
         _check_limit(limit)
-        after = _read_cursor(cursor, tuple[int, str]) if cursor else None
+        after = _read_cursor(cursor, tuple[_Integer, str]) if cursor else None
         with self._reading("change_counts"):
             counts = {field: Counts(*counts) for field, counts in self.models.field_totals()}
             rooms = [RoomTotal(*row) for row in self.models.most_changed(after, limit + 1)]
@@ -499,7 +500,7 @@ class Queries:
     def rejected(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Quarantine:
         """The quarantine, newest first."""
         _check_limit(limit)
-        before = _read_cursor(cursor, int) if cursor else None
+        before = _read_cursor(cursor, _Integer) if cursor else None
         rows = self.log.rejected(before, limit + 1)
         page = rows[:limit]
         return Quarantine(

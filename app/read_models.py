@@ -50,7 +50,7 @@ class ReadModels:
                 " STRICT, WITHOUT ROWID"
             )
             for name, projection in self.projections.items():
-                if self._find_checkpoint(name) is None:
+                if self.find_checkpoint(name) is None:
                     self._tables[name].create(self.conn)
                     self.save_checkpoint(name, Checkpoint(projection.VERSION, 0, GENESIS, None))
 
@@ -78,11 +78,12 @@ class ReadModels:
 
     def checkpoint(self, name: str) -> Checkpoint:
         """How far a projection has read."""
-        found = self._find_checkpoint(name)
+        found = self.find_checkpoint(name)
         assert found is not None, f"no checkpoint of {name}"
         return found
 
-    def _find_checkpoint(self, name: str) -> Checkpoint | None:
+    def find_checkpoint(self, name: str) -> Checkpoint | None:
+        """How far a projection has read, None if it is not known here."""
         row = self.conn.execute(
             f"SELECT version, position, chain, error FROM {self.prefix}{_CHECKPOINTS} WHERE name = ?", (name,)
         ).fetchone()
@@ -160,6 +161,14 @@ class ReadModels:
         table = self._tables[name].name
         for (room_id,) in self.conn.execute(
             f"SELECT DISTINCT room_id FROM {table} WHERE room_id > ? ORDER BY room_id", (after,)
+        ):
+            yield room_id
+
+    def known_room_ids(self, name: str) -> Iterator[str]:
+        """The rooms that have rows or saved states, by room_id."""
+        table = self._tables[name]
+        for (room_id,) in self.conn.execute(
+            f"SELECT room_id FROM {table.name} UNION SELECT room_id FROM {table.states} ORDER BY room_id"
         ):
             yield room_id
 

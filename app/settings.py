@@ -79,7 +79,7 @@ def read_secrets(env: Mapping[str, str] = os.environ) -> Secrets:
 
 
 def _secret(env: Mapping[str, str], name: str) -> str | None:
-    value = env.get(PREFIX + name)
+    value = env.get(PREFIX + name, "").strip()
     path = env.get(f"{PREFIX}{name}_FILE")
     if value and path:
         raise BadSettings(f"{PREFIX}{name} and {PREFIX}{name}_FILE are both set: keep one")

@@ -117,13 +117,6 @@ class EventStore:
         """
         with db.transaction(self.conn):
             outcomes = self._insert(arrivals)
-            duplicates = sum(outcome.duplicate for outcome in outcomes)
-            if duplicates:
-                self.conn.execute(
-                    "INSERT INTO meta VALUES ('duplicates', ?)"
-                    " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-                    (duplicates,),
-                )
             if rejections:
                 self._quarantine(rejections)
         return outcomes
@@ -162,6 +155,12 @@ class EventStore:
             positions[callback.event_id] = position
             outcomes.append(Appended(position, duplicate=False))
         self.conn.executemany(_INSERT, rows)
+        if len(rows) < len(arrivals):
+            self.conn.execute(
+                "INSERT INTO meta VALUES ('duplicates', ?)"
+                " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+                (len(arrivals) - len(rows),),
+            )
         return outcomes
 
     def _quarantine(self, rejections: Sequence[Rejection]) -> None:

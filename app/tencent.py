@@ -43,7 +43,10 @@ class Invalid(ValueError):
 
 
 class Query(msgspec.Struct, frozen=True):
-    """The query parameters of a callback, read without regard to case. None: absent, or given more than once."""
+    """The query parameters of a callback, read without regard to case.
+
+    None: absent; for the first three, which are checked, also given more than once.
+    """
 
     sdk_app_id: str | None
     sign: str | None

@@ -49,7 +49,7 @@ def format_time(time_ms: int) -> str:
 
 
 def format_duration(duration_ms: int) -> str:
-    """Write a length of time for people: 1 h 02 min 03 s."""
+    """Write a length of time for people, its three largest units: 1 h 2 min 3 s."""
     seconds, ms = divmod(duration_ms, 1000)
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)

@@ -102,8 +102,10 @@ def _verify_record(record: Record, last: Head) -> str | None:
 def _verify_read_models(log: EventStore, models: ReadModels, progress: Progress) -> Difference | None:
     with db.snapshot(models.conn):
         for name in models.projections:
-            checkpoint = models.checkpoint(name)
             where = f"projection {name}"
+            checkpoint = models.find_checkpoint(name)
+            if checkpoint is None or checkpoint.version != models.projections[name].VERSION:
+                return Difference(where, "its read model is not of this version: any other command rebuilds it")
             if checkpoint.error is not None:
                 return Difference(where, checkpoint.error)
             if log.chain_at(checkpoint.position) != checkpoint.chain:
@@ -117,21 +119,21 @@ def _verify_projection(
     log: EventStore, models: ReadModels, name: str, upto: int, progress: Progress
 ) -> Difference | None:
     table = models.projections[name].Row.TABLE
-    with_rows = models.room_ids(name)
-    next_with_rows = next(with_rows, None)
+    known = models.known_room_ids(name)
+    next_known = next(known, None)
     done = 0
     for room_id, run, events in _fold_all(log, models, name, upto):
-        if next_with_rows is not None and next_with_rows < room_id:
+        if next_known is not None and next_known < room_id:
             break  # both walks go by room_id: this one was passed over
-        if next_with_rows == room_id:
-            next_with_rows = next(with_rows, None)
+        if next_known == room_id:
+            next_known = next(known, None)
         if (what := _compare(models, name, room_id, run)) is not None:
             return Difference(f"{table}, room {room_id!r}", what)
         done += events
         if done % _PROGRESS_EVERY < events:
             progress(done, max(done, upto))
-    if next_with_rows is not None:
-        return Difference(f"{table}, room {next_with_rows!r}", "has rows, but the log has no such room")
+    if next_known is not None:
+        return Difference(f"{table}, room {next_known!r}", "is in the read model, but the log has no such room")
     return None
 
 

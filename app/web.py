@@ -13,7 +13,7 @@ from litestar.concurrency import sync_to_thread
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException, NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
-from litestar.openapi import OpenAPIConfig
+from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, PathItem, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
@@ -44,6 +44,24 @@ Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the 
 After = Annotated[int, QueryParameter(ge=0, le=2**63 - 1, description="The position to go on behind.")]
 Resume = Annotated[int | None, QueryParameter(name="after", ge=0, le=2**63 - 1, description="Go on behind it.")]
 Public = Annotated[bool | None, QueryParameter(description="true: rooms that are (were) public; false: hidden ones.")]
+
+
+class Problem(msgspec.Struct):
+    """What every refused question gets."""
+
+    status_code: int
+    detail: str
+
+
+_PROBLEMS = {
+    status_code: ResponseSpec(Problem, description=meaning, generate_examples=False)
+    for status_code, meaning in (
+        (400, "The question makes no sense; detail says why."),
+        (401, "The API token is missing or wrong."),
+        (404, "There is no such room or event, or was none at that time."),
+        (503, "The answer is not to be had now; detail says why."),
+    )
+}
 
 
 class Readiness(msgspec.Struct):
@@ -86,7 +104,7 @@ def create_app(service: Service, bell: Bell) -> Litestar:
     async def callbacks(scope: Scope, receive: Receive, send: Send) -> None:
         await service.receiver(scope, receive, send)
 
-    @get("/rooms", summary="Rooms, by room_id")
+    @get("/rooms", responses=_PROBLEMS, summary="Rooms, by room_id")
     async def rooms(
         as_of: AsOf = None,
         known_at: KnownAt = None,
@@ -98,12 +116,12 @@ def create_app(service: Service, bell: Bell) -> Litestar:
         cut = (_time(as_of), _time(known_at))
         return await ask(lambda it: it.rooms(*cut, public=public, q=q, limit=limit, cursor=cursor))
 
-    @get("/rooms/{room_id:str}", summary="A room, as of a time, as known at another")
+    @get("/rooms/{room_id:str}", responses=_PROBLEMS, summary="A room, as of a time, as known at another")
     async def room(room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None) -> queries.Room:
         cut = (_time(as_of), _time(known_at))
         return await ask(lambda it: it.room(room_id, *cut))
 
-    @get("/rooms/{room_id:str}/history", summary="A room's changes, newest first")
+    @get("/rooms/{room_id:str}/history", responses=_PROBLEMS, summary="A room's changes, newest first")
     async def history(
         room_id: FromPath[str],
         as_of: AsOf = None,
@@ -118,21 +136,21 @@ def create_app(service: Service, bell: Bell) -> Litestar:
         window = {"from_ms": _time(from_), "to_ms": _time(to)}
         return await ask(lambda it: it.history(room_id, *cut, **window, field=field, limit=limit, cursor=cursor))
 
-    @get("/rooms/{room_id:str}/diff", summary="What differs between two times of a room")
+    @get("/rooms/{room_id:str}/diff", responses=_PROBLEMS, summary="What differs between two times of a room")
     async def diff(
         room_id: FromPath[str], from_: DiffFrom, to: DiffTo, as_of: AsOf = None, known_at: KnownAt = None
     ) -> queries.Diff:
         times = (parse_time(from_), parse_time(to), _time(as_of), _time(known_at))
         return await ask(lambda it: it.diff(room_id, *times))
 
-    @get("/rooms/{room_id:str}/change-counts", summary="How often each field of a room changed")
+    @get("/rooms/{room_id:str}/change-counts", responses=_PROBLEMS, summary="How often each field of a room changed")
     async def change_counts(
         room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None
     ) -> queries.ChangeCounts:
         cut = (_time(as_of), _time(known_at))
         return await ask(lambda it: it.change_counts(room_id, *cut))
 
-    @get("/rooms/{room_id:str}/visibility", summary="When a room was public and when hidden")
+    @get("/rooms/{room_id:str}/visibility", responses=_PROBLEMS, summary="When a room was public and when hidden")
     async def visibility(
         room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None, from_: From = None, to: To = None
     ) -> queries.Visibility:
@@ -140,19 +158,24 @@ def create_app(service: Service, bell: Bell) -> Litestar:
         window = {"from_ms": _time(from_), "to_ms": _time(to)}
         return await ask(lambda it: it.visibility(room_id, *cut, **window))
 
-    @get("/change-counts", summary="Changes per field over all rooms, and the rooms with the most")
+    @get("/change-counts", responses=_PROBLEMS, summary="Changes per field over all rooms, and the rooms with the most")
     async def change_totals(limit: Limit = queries.DEFAULT_LIMIT, cursor: Cursor = None) -> queries.ChangeTotals:
         return await ask(lambda it: it.change_totals(limit, cursor))
 
-    @get("/events", summary="The log, in log order")
+    @get("/events", responses=_PROBLEMS, summary="The log, in log order")
     async def events(after: After = 0, limit: Limit = queries.DEFAULT_LIMIT) -> queries.Events:
         return await ask(lambda it: it.events(after, limit), wait=False)
 
-    @get("/events/{event_id:str}", summary="One event, with its body exactly as received")
+    @get("/events/{event_id:str}", responses=_PROBLEMS, summary="One event, with its body exactly as received")
     async def event(event_id: FromPath[str]) -> queries.LogEventWithBody:
         return await ask(lambda it: it.event(event_id), wait=False)
 
-    @get("/events/stream", summary="Room updates as server-sent events", media_type="text/event-stream")
+    @get(
+        "/events/stream",
+        responses=_PROBLEMS,
+        summary="Room updates as server-sent events",
+        media_type="text/event-stream",
+    )
     async def stream(request: Request[Any, Any, Any], after: Resume = None) -> Stream:
         resumed = request.headers.get("last-event-id", "")
         if resumed:
@@ -167,15 +190,15 @@ def create_app(service: Service, bell: Bell) -> Litestar:
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
 
-    @get("/rejected", summary="The quarantine, newest first")
+    @get("/rejected", responses=_PROBLEMS, summary="The quarantine, newest first")
     async def rejected(limit: Limit = queries.DEFAULT_LIMIT, cursor: Cursor = None) -> queries.Quarantine:
         return await ask(lambda it: it.rejected(limit, cursor), wait=False)
 
-    @get("/status", summary="The log and its projections in short")
+    @get("/status", responses=_PROBLEMS, summary="The log and its projections in short")
     async def status() -> queries.Status:
         return await ask(lambda it: it.status(), wait=False)
 
-    @get("/metrics", summary="Metrics for Prometheus", media_type=MediaType.TEXT)
+    @get("/metrics", responses=_PROBLEMS, summary="Metrics for Prometheus", media_type=MediaType.TEXT)
     async def metrics() -> Response[bytes]:
         text = await sync_to_thread(service.metrics.expose, service.settings.data)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -184,7 +207,12 @@ def create_app(service: Service, bell: Bell) -> Litestar:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @get("/readyz", summary="Whether reads see everything received: 503 if not", opt={"open": True})
+    @get(
+        "/readyz",
+        summary="Whether reads see everything received: 503 if not",
+        opt={"open": True},
+        responses={503: ResponseSpec(Readiness, description="They do not.", generate_examples=False)},
+    )
     async def readyz() -> Response[Readiness]:
         found = await ask(lambda it: it.status(), wait=False)
         lag = {name: projection.lag for name, projection in found.projections.items()}
