@@ -204,6 +204,16 @@ def read_event(event_id: str, event_time_ms: int, room_id: str, command: str, op
     return Event(event_id, event_time_ms, room_id, command, operator or "null", room_info, body)
 
 
+QUERY_FIELDS: dict[str, str] = {
+    "SdkAppid": "The application that sends; it has to be ours.",
+    "CallbackCommand": "What happened; the body's own decides.",
+    "contenttype": "json",
+    "ClientIP": "Whose action it was.",
+    "OptPlatform": "Where from: RESTAPI, Web, Android, iOS, Windows, Mac, iPad, Unknown.",
+    "Sign": "SHA-256 of token and RequestTime, when a token is set in the console.",
+    "RequestTime": "Epoch seconds, ten digits.",
+}
+"""What a callback's URL holds (vendor: "Webhook After Room Update", request)."""
 ANSWER_FIELDS: dict[str, type] = {"ActionStatus": str, "ErrorInfo": str, "ErrorCode": int}
 """What an answer to a callback holds (vendor: "Webhook After Room Update", response)."""
 

@@ -15,7 +15,15 @@ from litestar.exceptions import HTTPException, NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, PathItem, RequestBody, Schema
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    Operation,
+    Parameter,
+    PathItem,
+    RequestBody,
+    Schema,
+)
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
@@ -378,6 +386,7 @@ def _describe_callbacks(app: Litestar) -> None:
         400: "The body breaks a rule; it is in quarantine.",
         401: "Sign is wrong, missing, or too old.",
         403: "SdkAppid is not ours.",
+        405: "Callbacks come with POST.",
         413: "The body is larger than 64 KiB.",
         503: "It could not be stored: send it again.",
     }
@@ -386,6 +395,16 @@ def _describe_callbacks(app: Litestar) -> None:
         post=Operation(
             summary="Take a callback from Tencent Cloud Live",
             operation_id="callbacks",
+            parameters=[
+                Parameter(
+                    name=name,
+                    param_in="query",
+                    description=meaning,
+                    required=name == "SdkAppid",
+                    schema=Schema(type=OpenAPIType.STRING),
+                )
+                for name, meaning in tencent.QUERY_FIELDS.items()
+            ],
             request_body=RequestBody(
                 content={"application/json": OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))},
                 required=True,
