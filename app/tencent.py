@@ -213,7 +213,7 @@ QUERY_FIELDS: dict[str, str] = {
     "Sign": "SHA-256 of token and RequestTime, when a token is set in the console.",
     "RequestTime": "Epoch seconds, ten digits.",
 }
-"""What a callback's URL holds (vendor: "Webhook After Room Update", request)."""
+"""What a callback's URL holds (vendor: "Webhook After Room Update", request); only the first is always there."""
 ANSWER_FIELDS: dict[str, type] = {"ActionStatus": str, "ErrorInfo": str, "ErrorCode": int}
 """What an answer to a callback holds (vendor: "Webhook After Room Update", response)."""
 

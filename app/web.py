@@ -400,10 +400,10 @@ def _describe_callbacks(app: Litestar) -> None:
                     name=name,
                     param_in="query",
                     description=meaning,
-                    required=name == "SdkAppid",
+                    required=number == 0,
                     schema=Schema(type=OpenAPIType.STRING),
                 )
-                for name, meaning in tencent.QUERY_FIELDS.items()
+                for number, (name, meaning) in enumerate(tencent.QUERY_FIELDS.items())
             ],
             request_body=RequestBody(
                 content={"application/json": OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))},
