@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LOCK := .locks/dev.txt
+BENCH_LOCK := .locks/bench.txt
 HISTORIES ?= 2000
 
-.PHONY: help setup demo test check format lint types lock clean
+.PHONY: help setup demo test bench check format lint types lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +26,10 @@ demo: setup  ## A sample evening, a server and a simulated sender; FOR=20 ends i
 test: setup  ## All tests; HISTORIES=20000 for a long round of the properties
 	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q
 
+bench: setup  ## Every goal of speed and size beside its peers; ROWS=cpu,storage for some, SCALE=0.1 for a trial
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(BENCH_LOCK)
+	$(BIN)/python tests/benchmarks/run.py $(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE))
+
 check: setup format lint types test  ## The one gate: format, lint, types, tests
 
 format: setup
@@ -39,6 +44,8 @@ types: setup
 lock:  ## Pin the newest versions that pyproject.toml allows; needs uv
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --extra dev pyproject.toml --output-file $(LOCK)
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --extra dev --extra bench pyproject.toml --output-file $(BENCH_LOCK)
 
 clean:  ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
