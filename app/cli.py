@@ -115,7 +115,7 @@ def _bring_up(data_dir: DataDir) -> None:
     log, models = data_dir.open_log_reader(), data_dir.open_read_models()
     try:
         with show_progress("catching up") as progress:
-            data_dir.bring_up(log, models, progress)
+            data_dir.bring_up(log, models, progress, jobs=min(2, os.cpu_count() or 1))
     finally:
         models.close()
         log.close()

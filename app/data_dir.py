@@ -90,16 +90,17 @@ class DataDir:
         """Open both databases for reading."""
         return Queries(self.open_log_reader(), ReadModels(db.open_reader(self.read_models_path), ALL))
 
-    def bring_up(self, log: EventStore, models: ReadModels, progress: Progress = no_progress) -> None:
+    def bring_up(self, log: EventStore, models: ReadModels, progress: Progress = no_progress, jobs: int = 1) -> None:
         """Let the read models read the log to its end; rebuild those that cannot go on from where they are.
 
         Raises RebuildRunning, ProjectionFailed and db.NewerSchema.
         """
         if stale := stale_projections(log, models):
-            _log.warning("rebuilding %s: not what this version makes of this log", ", ".join(stale))
+            for name, reason in stale.items():
+                _log.warning("rebuilding %s: %s", name, reason)
             with self.rebuild_lock():
                 if stale := stale_projections(log, models):  # somebody else may have done it meanwhile
-                    rebuild(log, models, stale, progress=progress)
+                    rebuild(log, models, stale, jobs=jobs, progress=progress)
         elif has_leftovers(models):
             with suppress(RebuildRunning), self.rebuild_lock():
                 drop_leftovers(models)

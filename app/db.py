@@ -21,6 +21,8 @@ LIBRARY_IS_SOUND = tuple(int(part) for part in LIBRARY_VERSION.split(".")) >= _F
 
 MEMORY = ":memory:"
 _BUSY_TIMEOUT_MS = 10_000
+_CACHE_KIB = 64 * 1024  # event_ids come in no order: their index has to be at hand while it is written
+_MAPPED_BYTES = 256 << 20  # the scan by room jumps about: a mapped page costs no system call; bounded, as memory is
 
 _log_schema = Migrations("roomlapse.events")
 
@@ -124,6 +126,7 @@ def open_reader(path: Path | str) -> Connection:
     )
     conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     conn.execute("PRAGMA query_only = ON")
+    conn.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
     return conn
 
 
@@ -159,3 +162,4 @@ def _set_pragmas(conn: Connection, *, synchronous: str) -> None:
     conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     conn.execute("PRAGMA journal_mode = WAL")
     conn.execute(f"PRAGMA synchronous = {synchronous}")
+    conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")

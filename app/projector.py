@@ -15,6 +15,7 @@ from app.store import EventStore
 
 _TICK_S = 0.5  # other processes append too (import, retry): look for their events now and then
 _RETRY_S = 1.0
+_GATHER_S = 0.1  # events that come together are cheaper together; a reader who waits for them ends this at once
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Projector:
         self._metrics = metrics
         self._changed = threading.Condition()
         self._woken = threading.Event()
+        self._wanted = threading.Event()
         self._stopping = False
         self._position = 0
         self._stopped: set[str] = set()
@@ -46,6 +48,7 @@ class Projector:
         """End the thread after its current batch."""
         self._stopping = True
         self._woken.set()
+        self._wanted.set()
         self._thread.join()
 
     def wake(self) -> None:
@@ -57,6 +60,7 @@ class Projector:
         if self._position >= position:
             return True
         self._woken.set()
+        self._wanted.set()
         with self._changed:
             return self._changed.wait_for(lambda: self._position >= position, timeout_s)
 
@@ -77,8 +81,10 @@ class Projector:
             self._data_dir.bring_up(log, models, self._end_if_stopping)
             self._report(log, models)
             while not self._stopping:
-                self._woken.wait(_TICK_S)
+                if self._woken.wait(_TICK_S):
+                    self._wanted.wait(_GATHER_S)
                 self._woken.clear()
+                self._wanted.clear()
                 more = True
                 while more and not self._stopping:
                     step = catch_up(log, models)

@@ -17,6 +17,8 @@ from app.store import GENESIS
 from projections import Projection
 
 _CHECKPOINTS = "projections"
+_AFTER_ALL: Key = (2**63 - 1, "")
+_MAX_HEADS = 4096
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -36,6 +38,8 @@ class ReadModels:
         self.projections = dict(projections)
         self.prefix = prefix
         self._tables = {name: _Table(prefix, projection) for name, projection in self.projections.items()}
+        self._heads: dict[str, dict[str, Saved]] = {name: {} for name in self.projections}
+        self._heads_position: dict[str, int] = {}
 
     def close(self) -> None:
         """Close the connection."""
@@ -72,6 +76,7 @@ class ReadModels:
         """Put the shadow's tables in the place of these. Call it inside a transaction."""
         for name in shadow.projections:
             self._tables[name].replace_with(self.conn, shadow._tables[name])
+            self._heads[name].clear()
             self.save_checkpoint(name, shadow.checkpoint(name))
 
     # ---- checkpoints ----
@@ -96,8 +101,22 @@ class ReadModels:
             " version = excluded.version, position = excluded.position, chain = excluded.chain, error = excluded.error",
             (name, checkpoint.version, checkpoint.position, checkpoint.chain, checkpoint.error),
         )
+        self._heads_position[name] = checkpoint.position
 
     # ---- saved states ----
+
+    def head(self, name: str, room_id: str) -> Saved:
+        """The last saved state of a room; remembered from the last write, if nobody else wrote since."""
+        return self._heads[name].get(room_id) or self.saved_before(name, room_id, _AFTER_ALL)
+
+    def keep_heads(self, name: str, position: int) -> None:
+        """Forget the remembered states of a projection unless its checkpoint is still where we put it."""
+        if self._heads_position.get(name) != position:
+            self._heads[name].clear()
+
+    def forget_heads(self) -> None:
+        """Forget all remembered states: what they were remembered from was rolled back."""
+        self._heads_position.clear()
 
     def saved_before(self, name: str, room_id: str, key: Key) -> Saved:
         """The last saved state of a room that sorts before a place in its event order."""
@@ -217,19 +236,28 @@ class ReadModels:
         Only rows that differ are written. Call it inside the transaction that moves the checkpoint.
         """
         table = self._tables[name]
-        if saved.key == head.key:  # in order: the rows that may go are those of the last state
-            old = list(self.projections[name].rows(room_id, head.state))
+        in_order = saved.key == head.key
+        if in_order:  # the rows that may go are those of the last state
+            old = [] if run.state is head.state else list(self.projections[name].rows(room_id, head.state))
         else:  # late: whatever stands from there on was folded without the late event
             old = self.rows(name, room_id, first=run.first)
+            self.conn.execute(table.delete_states, (room_id, *saved.key))
+        if not (in_order and run.state is head.state):
+            self._replace_rows(table, room_id, old, run.rows)
+        if in_order and head.events % STEP and run.saves[0].events > head.events:
+            self.conn.execute(table.delete_passing_state, (room_id, *head.key))
+        self.conn.executemany(table.insert_state, [table.write_state(room_id, save) for save in run.saves])
+        heads = self._heads[name]
+        if len(heads) >= _MAX_HEADS:
+            heads.clear()
+        heads[room_id] = run.saves[-1]
+
+    def _replace_rows(self, table: "_Table", room_id: str, old: list[Any], new: list[Any]) -> None:
         old_lines = {row_key(row): table.write(row) for row in old}
-        new_lines = {row_key(row): table.write(row) for row in run.rows}
+        new_lines = {row_key(row): table.write(row) for row in new}
         for key in old_lines.keys() - new_lines.keys():
             self.conn.execute(table.delete_row, (room_id, *key))
         self.conn.executemany(table.upsert_row, [line for key, line in new_lines.items() if old_lines.get(key) != line])
-        self.conn.execute(table.delete_states, (room_id, *saved.key))
-        if saved.key == head.key and head.events and run.saves[0].events > head.events:
-            self.conn.execute(table.delete_passing_state, (room_id, *head.key))
-        self.conn.executemany(table.insert_state, [table.write_state(room_id, save) for save in run.saves])
 
     def insert(self, name: str, rows: list[tuple[Any, ...]], states: list[tuple[Any, ...]]) -> None:
         """Store rows and states as `flatten` gave them, of rooms that have none yet."""
@@ -264,8 +292,7 @@ class _Table:
         self.delete_row = f"DELETE FROM {self.name} WHERE {' AND '.join(f'{column} = ?' for column in self.key)}"
         self.delete_states = f"DELETE FROM {self.states} WHERE room_id = ? AND (event_time_ms, event_id) > (?, ?)"
         self.delete_passing_state = (
-            f"DELETE FROM {self.states} WHERE room_id = ?"
-            f" AND event_time_ms = ? AND event_id = ? AND events % {STEP} != 0"
+            f"DELETE FROM {self.states} WHERE room_id = ? AND event_time_ms = ? AND event_id = ?"
         )
         self.insert_state = f"INSERT OR REPLACE INTO {self.states} VALUES (?, ?, ?, ?, ?, ?)"
 

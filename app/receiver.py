@@ -40,6 +40,10 @@ class Receiver:
             answer = tencent.answer_fail(status_code, refused.reason)
         except Cut:
             return
+        except Exception:  # noqa: BLE001  the sender gets an answer whatever happens
+            _log.exception("a callback could not be taken")
+            status_code, outcome = 503, "unavailable"
+            answer = tencent.answer_fail(status_code, _UNAVAILABLE)
         self._metrics.outcomes[outcome].inc()
         await _send(send, status_code, answer)
 

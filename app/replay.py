@@ -3,19 +3,19 @@
 What a projection's rows say is settled in `fold`; this file decides which events to give it, in which transaction.
 """
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
-from itertools import groupby
 from threading import Thread
 from typing import Any
 
 import msgspec
 
 from app import db
-from app.event import Event, Key
+from app.event import Event
 from app.fold import ProjectionFailed, Run, Saved, fold, start
 from app.read_models import Checkpoint, ReadModels
 from app.store import EventStore, Record
@@ -86,8 +86,12 @@ def catch_up(log: EventStore, models: ReadModels, limit: int = BATCH) -> CaughtU
     """
     if all(models.checkpoint(name).position >= log.head().position for name in models.projections):
         return CaughtUp(0, 0, more=False)  # without taking the write lock
-    with db.transaction(models.conn):
-        return _read_on(log, models, limit)
+    try:
+        with db.transaction(models.conn):
+            return _read_on(log, models, limit)
+    except BaseException:
+        models.forget_heads()  # they are ahead of what was rolled back
+        raise
 
 
 def catch_up_all(log: EventStore, models: ReadModels, progress: Progress = no_progress) -> None:
@@ -102,12 +106,12 @@ def catch_up_all(log: EventStore, models: ReadModels, progress: Progress = no_pr
             break
 
 
-def stale_projections(log: EventStore, models: ReadModels) -> list[str]:
-    """Name the projections that need a rebuild: of an older version, from another log, or far behind at the start.
+def stale_projections(log: EventStore, models: ReadModels) -> dict[str, str]:
+    """Name the projections that need a rebuild, each with the reason.
 
     Raises db.NewerSchema if a newer version of this program wrote one.
     """
-    names = []
+    reasons = {}
     head = log.head().position
     for name, projection in models.projections.items():
         checkpoint = models.checkpoint(name)
@@ -116,13 +120,13 @@ def stale_projections(log: EventStore, models: ReadModels) -> list[str]:
                 f"read model {name} is of version {checkpoint.version}, this Roomlapse knows {projection.VERSION}:"
                 " upgrade it, or delete read_models.db to rebuild it in the older form"
             )
-        if (
-            checkpoint.version < projection.VERSION
-            or checkpoint.chain != log.chain_at(checkpoint.position)
-            or (checkpoint.position == 0 and head >= REBUILD_FROM)
-        ):
-            names.append(name)
-    return names
+        if checkpoint.version < projection.VERSION:
+            reasons[name] = f"version {checkpoint.version} is now {projection.VERSION}"
+        elif checkpoint.chain != log.chain_at(checkpoint.position):
+            reasons[name] = "it was made from another log"
+        elif checkpoint.position == 0 and head >= REBUILD_FROM:
+            reasons[name] = "it has read nothing yet"
+    return reasons
 
 
 def resume(models: ReadModels) -> None:
@@ -147,6 +151,7 @@ def _read_on(log: EventStore, models: ReadModels, limit: int) -> CaughtUp:
     late = 0
     for name, checkpoint in going.items():
         fresh = [record for record in records if record.position > checkpoint.position]
+        models.keep_heads(name, checkpoint.position)
         if fresh:
             late = max(late, _project(log, models, name, checkpoint, fresh, events))
     return CaughtUp(len(records), late, more=len(records) == limit)
@@ -215,7 +220,7 @@ def _plan(
     upto = records[-1].position
     for room_id, fresh in _by_room(records).items():
         fresh.sort(key=lambda record: record.key)
-        head = models.saved_before(name, room_id, _AFTER_ALL)
+        head = models.head(name, room_id)
         first = fresh[0].key
         saved = head if head.key < first else models.saved_before(name, room_id, first)
         if saved.key == head.key:
@@ -224,9 +229,6 @@ def _plan(
             history = events_of(log.history(room_id, after=saved.key, upto=upto))
         plan.append((room_id, saved, fold(name, models.projections[name], room_id, saved, history), head))
     return plan
-
-
-_AFTER_ALL: Key = (_MAX_TIME_MS, "")
 
 
 # ---- time travel: the same fold over another cut ----
@@ -357,10 +359,7 @@ def _chunks(sizes: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str, int]]:
 def _fold_chunk(log: EventStore, projections: Mapping[str, Projection], first: str, last: str, upto: int) -> Flat:
     tables = ReadModels(log.conn, projections)  # for its way of making columns; it writes nothing
     flat: Flat = {name: ([], []) for name in projections}
-    for room_id, records in groupby(
-        log.histories(first=first, last=last, upto=upto), key=lambda record: record.room_id or ""
-    ):
-        history = list(events_of(records))
+    for room_id, history in log.histories(first=first, last=last, upto=upto):
         for name, projection in projections.items():
             run = fold(name, projection, room_id, start(projection), history)
             rows, states = tables.flatten(name, room_id, run)
@@ -378,6 +377,7 @@ class _Worker:
     @classmethod
     def open(cls, path: str, names: tuple[str, ...]) -> None:
         cls.log = EventStore(db.open_reader(path))
+        gc.disable()  # a fold makes millions of small objects and no cycles; the collector would look at them all
         cls.projections = {name: ALL[name] for name in names}
         Thread(target=cls._end_with_parent, daemon=True).start()
 

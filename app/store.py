@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from app import db
-from app.event import BEFORE_ALL, Key
-from app.tencent import Callback
+from app.event import BEFORE_ALL, Event, Key
+from app.tencent import Callback, read_event
 
 MAX_REJECTED = 10_000
 GENESIS = "0" * 64
@@ -85,6 +85,7 @@ class Rejected(msgspec.Struct, frozen=True):
     body: bytes
 
 
+_MAX_PARAMETERS = 500
 _COLUMNS = ", ".join(Record.__struct_fields__)
 _INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES ({', '.join('?' * len(Record.__struct_fields__))})"
 
@@ -95,6 +96,11 @@ def next_chain(chain: str, event_id: str, received_at_ms: int, body: str) -> str
     The first two have 64 digits each and a body never begins with a digit, so no two rows give the same bytes.
     """
     return hashlib.sha256(f"{chain}{event_id}{received_at_ms}{body}".encode()).hexdigest()
+
+
+def _break_ties(history: list[tuple[int, Event]]) -> list[tuple[int, Event]]:
+    # SQLite would carry whole rows, bodies included, through its sorter to order the few that share a millisecond.
+    return sorted(history, key=lambda pair: pair[1].key)
 
 
 class EventStore:
@@ -124,12 +130,12 @@ class EventStore:
     def _insert(self, arrivals: Sequence[Arrival]) -> list[Appended]:
         head = self.head()
         position, chain, received_at_ms = head.position, head.chain, head.received_at_ms
-        positions: dict[str, int] = {}
+        positions = self._positions_of([arrival.callback.event_id for arrival in arrivals])
         outcomes = []
         rows = []
         for arrival in arrivals:
             callback = arrival.callback
-            known = positions.get(callback.event_id) or self._position_of(callback.event_id)
+            known = positions.get(callback.event_id)
             if known is not None:
                 outcomes.append(Appended(known, duplicate=True))
                 continue
@@ -268,24 +274,27 @@ class EventStore:
             if record.key > after and (until is None or record.key <= until):
                 yield record
 
-    def histories(self, *, first: str, last: str, upto: int) -> Iterator[Record]:
-        """Every event of the rooms from `first` to `last`, room by room, in event order, at positions <= upto."""
+    def histories(self, *, first: str, last: str, upto: int) -> Iterator[tuple[str, list[tuple[int, Event]]]]:
+        """Each room from `first` to `last` with its whole history at positions <= upto: positions and events, in
+        event order."""
         rows = self.conn.execute(
-            f"SELECT {_COLUMNS} FROM events INDEXED BY events_by_room"
-            " WHERE room_id >= ? AND room_id <= ? AND position <= ? ORDER BY room_id, event_time_ms, event_id",
+            "SELECT position, event_id, event_time_ms, room_id, command, operator, body"
+            " FROM events INDEXED BY events_by_room"
+            " WHERE room_id >= ? AND room_id <= ? AND position <= ? ORDER BY room_id, event_time_ms",
             (first, last, upto),
         )
+        room_id, last_ms, tied = first, None, False
+        history: list[tuple[int, Event]] = []
         for row in rows:
-            yield Record(*row)
-
-    def earliest_after(self, room_id: str, position: int) -> Key | None:
-        """The place of the room's event that sorts first among those behind a position of the log."""
-        row = self.conn.execute(
-            "SELECT event_time_ms, event_id FROM events WHERE room_id = ? AND position > ?"
-            " ORDER BY event_time_ms, event_id LIMIT 1",
-            (room_id, position),
-        ).fetchone()
-        return (row[0], row[1]) if row else None
+            if row[3] != room_id:
+                if history:
+                    yield room_id, _break_ties(history) if tied else history
+                room_id, last_ms, tied, history = row[3], None, False, []
+            tied = tied or row[2] == last_ms
+            last_ms = row[2]
+            history.append((row[0], read_event(*row[1:])))
+        if history:
+            yield room_id, _break_ties(history) if tied else history
 
     def overtakers(self, room_id: str, command: str, *, behind: Key, before: int) -> list[tuple[int, Key]]:
         """Where a room's events of one command stand that sort behind `behind` but came before a position."""
@@ -318,9 +327,14 @@ class EventStore:
         )
         return [Rejected(*row) for row in rows]
 
-    def _position_of(self, event_id: str) -> int | None:
-        value: int | None = self._value("SELECT position FROM events WHERE event_id = ?", event_id)
-        return value
+    def _positions_of(self, event_ids: list[str]) -> dict[str, int]:
+        """Where those of the events stand that are in the log."""
+        found: dict[str, int] = {}
+        for begin in range(0, len(event_ids), _MAX_PARAMETERS):
+            some = event_ids[begin : begin + _MAX_PARAMETERS]
+            marks = ", ".join("?" * len(some))
+            found.update(self.conn.execute(f"SELECT event_id, position FROM events WHERE event_id IN ({marks})", some))
+        return found
 
     def _value(self, sql: str, *args: Any) -> Any:
         row = self.conn.execute(sql, args).fetchone()

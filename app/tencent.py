@@ -189,18 +189,31 @@ class _Update(msgspec.Struct):
 _UPDATE = msgspec.json.Decoder(_Update)
 # Texts that are their own canonical form: plain strings, integers, true, false, null.
 _CANONICAL = re.compile(rb'"[^"\\]*"|[1-9][0-9]*|-[1-9][0-9]*|0|true|false|null')
+_MAX_REMEMBERED_BYTES = 256
+_MAX_REMEMBERED_TEXTS = 20_000
+
+
+class _CanonicalTexts(dict[bytes, str]):
+    """The canonical text of a value as received. Values recur: a room's name, its cover, true, false."""
+
+    def __missing__(self, raw: bytes) -> str:
+        text = raw.decode() if _CANONICAL.fullmatch(raw) else canonical_json(json.loads(raw))
+        if len(raw) <= _MAX_REMEMBERED_BYTES:
+            if len(self) >= _MAX_REMEMBERED_TEXTS:
+                self.clear()
+            self[raw] = text
+        return text
+
+
+_canonical_texts = _CanonicalTexts()
 
 
 def read_event(event_id: str, event_time_ms: int, room_id: str, command: str, operator: str | None, body: str) -> Event:
     """Make the Event of a stored row. The body passed `decode` when it was stored and is trusted here."""
     room_info = None
     if command == UPDATE_ROOM_INFO:
-        room_info = {
-            name: raw.decode() if _CANONICAL.fullmatch(raw) else canonical_json(json.loads(raw))
-            for name, value in _UPDATE.decode(body).room_info.items()
-            if name != "RoomId"
-            for raw in (bytes(value),)
-        }
+        room_info = {name: _canonical_texts[bytes(raw)] for name, raw in _UPDATE.decode(body).room_info.items()}
+        del room_info["RoomId"]
     return Event(event_id, event_time_ms, room_id, command, operator or "null", room_info, body)
 
 

@@ -8,7 +8,7 @@ import msgspec
 from app.store import Arrival, EventStore
 from app.tencent import MAX_AHEAD_MS, MAX_BODY_BYTES, Invalid, decode
 
-BATCH = 1000
+BATCH = 4000
 MAX_LINE_BYTES = 8 * MAX_BODY_BYTES  # a body of control characters grows sixfold when it is written as a JSON string
 
 Report = Callable[[int], None]
@@ -67,7 +67,7 @@ def import_lines(
     on_rejected: Callable[[RejectedLine], None],
     on_batch: Report = lambda done: None,
 ) -> Imported:
-    """Append callbacks from JSON lines, a synced commit for each thousand; tell about every line not taken.
+    """Append callbacks from JSON lines, a synced commit for each few thousand; tell about every line not taken.
 
     What was committed stays when it is interrupted; run again, it finds those as duplicates and ends the same.
     """

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from litestar import Litestar, MediaType, Request, Response, asgi, get
+from litestar import Litestar, MediaType, Request, Response, get
 from litestar.concurrency import sync_to_thread
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException, NotAuthorizedException
@@ -27,7 +27,7 @@ from litestar.openapi.spec import (
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
-from litestar.types import Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app import queries, tencent
 from app.queries import Queries
@@ -102,15 +102,24 @@ class Bell:
         self.ring()
 
 
-def create_app(service: Service, bell: Bell) -> Litestar:
-    """Make the application."""
+def create_app(service: Service, bell: Bell) -> ASGIApp:
+    """Make the application: callbacks go straight to the receiver, everything else through Litestar."""
+    app = _create_routes(service, bell)
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        # Routing, guards and an exception handler cost more than checking and storing a callback does.
+        if scope.get("path") == "/callbacks":
+            await service.receiver(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return front
+
+
+def _create_routes(service: Service, bell: Bell) -> Litestar:
 
     async def ask(question: Callable[[Queries], T], *, wait: bool = True) -> T:
         return await sync_to_thread(lambda: service.read(question, wait=wait))
-
-    @asgi("/callbacks", copy_scope=False)
-    async def callbacks(scope: Scope, receive: Receive, send: Send) -> None:
-        await service.receiver(scope, receive, send)
 
     @get("/rooms", responses=_PROBLEMS, summary="Rooms, by room_id")
     async def rooms(
@@ -250,7 +259,7 @@ def create_app(service: Service, bell: Bell) -> Litestar:
 
     app = Litestar(
         [
-            *(callbacks, rooms, room, history, diff, change_counts, visibility, change_totals),
+            *(rooms, room, history, diff, change_counts, visibility, change_totals),
             *(events, stream, event, rejected, status, metrics, healthz, readyz, index),
         ],
         lifespan=[lifespan],
@@ -310,8 +319,8 @@ def _bearer_guard(api_token: str | None) -> Callable[[ASGIConnection[Any, Any, A
     expected = f"Bearer {api_token}".encode()
 
     def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """Let through who sends the API token. Callbacks carry a Sign instead."""
-        if api_token is None or handler.opt.get("open") or connection.scope["path"] == "/callbacks":
+        """Let through who sends the API token."""
+        if api_token is None or handler.opt.get("open"):
             return
         given = connection.headers.get("authorization", "").encode("latin-1", "replace")
         if not hmac.compare_digest(given, expected):
@@ -322,7 +331,7 @@ def _bearer_guard(api_token: str | None) -> Callable[[ASGIConnection[Any, Any, A
 
 def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Refuse `?asof=`: answering about now what was asked about then would mislead."""
-    if connection.scope["path"] == "/callbacks" or not connection.query_params:
+    if not connection.query_params:
         return
     known = _PARAMETERS.get(handler.handler_name, set())
     unknown = sorted(set(connection.query_params) - known)

@@ -49,16 +49,16 @@ def apply(state: State, event: Event) -> State:
     if not event.room_info:
         return state
     now = event.event_time_ms
-    seen = {}
+    fields = state.fields.copy()
     for name, value in event.room_info.items():
-        last = state.fields.get(name)
+        last = fields.get(name)
         if last is None:
-            seen[name] = Field(value, 1, 0, now, None)
+            fields[name] = Field(value, 1, 0, now, None)
         elif last.value == value:
-            seen[name] = Field(value, last.observations + 1, last.changes, last.first_seen_ms, last.last_changed_ms)
+            fields[name] = Field(value, last.observations + 1, last.changes, last.first_seen_ms, last.last_changed_ms)
         else:
-            seen[name] = Field(value, last.observations + 1, last.changes + 1, last.first_seen_ms, now)
-    return State(state.fields | seen)
+            fields[name] = Field(value, last.observations + 1, last.changes + 1, last.first_seen_ms, now)
+    return State(fields)
 
 
 def rows(room_id: str, state: State) -> Iterable[Row]:

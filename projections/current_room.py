@@ -1,6 +1,7 @@
 """What each room is like now: its latest value of every field, and which event gave it."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import ClassVar
 
 import msgspec
@@ -8,6 +9,8 @@ import msgspec
 from app.event import Event, canonical_json
 
 VERSION = 1
+
+_quoted = lru_cache(maxsize=1024)(canonical_json)  # field names: few, and always the same
 
 
 class Field(msgspec.Struct, frozen=True, array_like=True):
@@ -51,29 +54,30 @@ def apply(state: State, event: Event) -> State:
     if event.room_info is None:
         return state
     fields = state.fields
-    fresh = {
-        name: Field(value, event.event_time_ms, event.event_id, event.operator)
-        for name, value in event.room_info.items()
-        if name not in fields or fields[name].value != value
-    }
-    return State(state.events + 1, event.event_time_ms, event.event_id, fields | fresh if fresh else fields)
+    for name, value in event.room_info.items():
+        last = fields.get(name)
+        if last is None or last.value != value:
+            if fields is state.fields:
+                fields = fields.copy()
+            fields[name] = Field(value, event.event_time_ms, event.event_id, event.operator)
+    return State(state.events + 1, event.event_time_ms, event.event_id, fields)
 
 
 def rows(room_id: str, state: State) -> Iterable[Row]:
     """One row for a room that had an update, none for any other."""
     if state.events == 0:
         return
-    fields = sorted(state.fields.items())
-    room_info = ",".join(f"{canonical_json(name)}:{field.value}" for name, field in fields)
-    blame = ",".join(
-        f'{canonical_json(name)}:{{"set_at_ms":{field.set_at_ms},"event_id":"{field.event_id}",'
-        f'"operator":{field.operator}}}'
-        for name, field in fields
-    )
+    values, blame = [], []
+    for name, field in sorted(state.fields.items()):
+        quoted = _quoted(name)
+        values.append(f"{quoted}:{field.value}")
+        blame.append(
+            f'{quoted}:{{"set_at_ms":{field.set_at_ms},"event_id":"{field.event_id}","operator":{field.operator}}}'
+        )
     yield Row(
         room_id,
-        msgspec.Raw(f"{{{room_info}}}".encode()),
-        msgspec.Raw(f"{{{blame}}}".encode()),
+        msgspec.Raw(f"{{{','.join(values)}}}".encode()),
+        msgspec.Raw(f"{{{','.join(blame)}}}".encode()),
         state.event_id,
         state.event_time_ms,
         state.events,
