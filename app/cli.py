@@ -3,10 +3,12 @@
 Results go to stdout, progress and logs to stderr. Exit 0: done; 1: a problem, or nothing there; 2: wrong usage.
 """
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -22,7 +24,7 @@ from app.fold import ProjectionFailed
 from app.logs import set_up_logging
 from app.progress import show_progress
 from app.queries import Queries
-from app.replay import Stale, rebuild
+from app.replay import rebuild
 from app.server import Running, warn_of_library
 from app.service import Service, now_ms
 from app.settings import DEFAULT_DATA, DEFAULT_HOST, DEFAULT_PORT, BadSettings, Settings, read_secrets
@@ -33,6 +35,7 @@ from app.verify import verify as verify_data
 from projections import ALL
 
 P = ParamSpec("P")
+_log = logging.getLogger(__name__)
 _REJECTED_LINES_IN_JSON = 1000
 
 
@@ -59,7 +62,9 @@ _data = click.option(
     show_envvar=True,
     help="The data directory.",
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print what HTTP would answer.")
+_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON; where HTTP has the same question, its answer."
+)
 _as_of = click.option("--as-of", type=TIME, help="Only what had happened by this time counts.")
 _known_at = click.option("--known-at", type=TIME, help="Only what we had received by this time counts.")
 _from = click.option("--from", "from_ms", type=TIME, help="Start of the window, included.")
@@ -80,15 +85,16 @@ def _reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         except (BadSettings, queries.BadQuestion) as error:
             raise click.UsageError(str(error)) from None
         except (
+            BrokenProcessPool,
             db.Error,
             db.NewerSchema,
             db.NoData,
+            db.NotADatabase,
             OSError,
             ProjectionFailed,
             queries.NotFound,
             queries.Unavailable,
             RebuildRunning,
-            Stale,
             WrongOwner,
         ) as error:
             if isinstance(error, BrokenPipeError):
@@ -160,7 +166,7 @@ def main() -> None:
 @click.option("--insecure", is_flag=True, help="Serve other machines without tokens.")
 @_reports_errors
 def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> None:
-    """Run the receiver, the queries and the page in one process.
+    """Run the receiver and the queries in one process.
 
     Secrets come from the environment: ROOMLAPSE_CALLBACK_TOKENS (comma-separated) and ROOMLAPSE_API_TOKEN,
     or from files named by the same names with _FILE behind them.
@@ -169,8 +175,13 @@ def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> 
     warn_of_library()
     settings = Settings(sdk_app_id, data, host, port, read_secrets(), insecure)
     settings.check()
+    if not settings.secrets.callback_tokens:
+        _log.warning("no callback token is set: whoever reaches this address can send callbacks")
+    if settings.secrets.api_token is None:
+        _log.warning("no API token is set: whoever reaches this address can ask")
     service = Service(settings)
     service.data_dir.create(sdk_app_id)  # what is wrong with it is said before anything listens
+    service.data_dir.open_read_models().close()
     running = Running(service)
     running.run()
     if running.failed:
@@ -232,7 +243,7 @@ def rooms(
 @_known_at
 @_from
 @_to
-@click.option("--field", help="Only changes of this field.")
+@click.option("--field", help="Only changes that touch this field; each is shown whole.")
 @_limit
 @_cursor
 @_data
@@ -260,8 +271,10 @@ def history(
 
 @main.command()
 @click.argument("room")
-@click.option("--from", "from_ms", type=TIME, required=True, help="The one time.")
-@click.option("--to", "to_ms", type=TIME, required=True, help="The other time.")
+@click.option(
+    "--from", "from_ms", type=TIME, required=True, help="The earlier time; the answer says what became of it."
+)
+@click.option("--to", "to_ms", type=TIME, required=True, help="The later time.")
 @_as_of
 @_known_at
 @_data
@@ -424,8 +437,10 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
             imported = import_lines(log, read_lines(stream), now_ms, on_rejected, on_batch)
     finally:
         log.close()
-    _bring_up(data_dir)
     _print_imported(imported, as_json, {"rejected_lines": lines})
+    _bring_up(data_dir)
+    if imported.rejected:
+        sys.exit(1)
 
 
 @main.command()
@@ -480,8 +495,10 @@ def retry(context: click.Context, data: Path | None, as_json: bool) -> None:
         released = release_rejected(log, now_ms)
     finally:
         log.close()
-    _bring_up(data_dir)
     _print_imported(released, as_json, {})
+    _bring_up(data_dir)
+    if released.rejected:
+        sys.exit(1)
 
 
 def _print_imported(imported: Imported, as_json: bool, more: dict[str, Any]) -> None:
@@ -489,8 +506,6 @@ def _print_imported(imported: Imported, as_json: bool, more: dict[str, Any]) -> 
         text.print_json(msgspec.structs.asdict(imported) | more)
     else:
         click.echo(f"accepted {imported.accepted}, duplicates {imported.duplicates}, rejected {imported.rejected}")
-    if imported.rejected:
-        sys.exit(1)
 
 
 @main.command()

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app import db
+from app.fold import ProjectionFailed
 from app.queries import Queries
 from app.read_models import ReadModels
 from app.replay import (
@@ -18,6 +19,7 @@ from app.replay import (
     rebuild,
     resume,
     stale_projections,
+    stop,
 )
 from app.store import EventStore
 from projections import ALL
@@ -82,9 +84,23 @@ class DataDir:
 
     def open_read_models(self) -> ReadModels:
         """Open the read models for writing, with a table for each projection."""
-        models = ReadModels(db.open_read_models(self.read_models_path), ALL)
-        models.create()
+        try:
+            models = ReadModels(db.open_read_models(self.read_models_path), ALL)
+        except db.NotADatabase as error:
+            raise db.NotADatabase(f"{error}; delete it, it is made again from the log") from None
+        try:
+            models.create()
+        except BaseException:
+            models.close()
+            raise
         return models
+
+    def read_models_file(self) -> int | None:
+        """Which file the read models are in, None if there is none: who has another one open has to open it anew."""
+        try:
+            return self.read_models_path.stat().st_ino
+        except FileNotFoundError:
+            return None
 
     def open_queries(self) -> Queries:
         """Open both databases for reading."""
@@ -93,19 +109,35 @@ class DataDir:
     def bring_up(self, log: EventStore, models: ReadModels, progress: Progress = no_progress, jobs: int = 1) -> None:
         """Let the read models read the log to its end; rebuild those that cannot go on from where they are.
 
-        Raises RebuildRunning, ProjectionFailed and db.NewerSchema.
+        A projection that fails is stopped with its error in the checkpoint; one that somebody else is rebuilding is
+        left to them. Raises db.NewerSchema.
         """
-        if stale := stale_projections(log, models):
-            for name, reason in stale.items():
-                _log.warning("rebuilding %s: %s", name, reason)
-            with self.rebuild_lock():
-                if stale := stale_projections(log, models):  # somebody else may have done it meanwhile
-                    rebuild(log, models, stale, jobs=jobs, progress=progress)
-        elif has_leftovers(models):
+        resume(models)
+        stale = stale_projections(log, models)
+        for name, reason in stale.items():
+            _log.warning("rebuilding %s: %s", name, reason)
+        if stale:
+            self._rebuild(log, models, list(stale), progress, jobs)
+        if has_leftovers(models):
             with suppress(RebuildRunning), self.rebuild_lock():
                 drop_leftovers(models)
-        resume(models)
         catch_up_all(log, models, progress)
+
+    def _rebuild(self, log: EventStore, models: ReadModels, names: list[str], progress: Progress, jobs: int) -> None:
+        try:
+            with self.rebuild_lock():
+                still = [name for name in names if name in stale_projections(log, models)]
+                if still:  # somebody else may have done it meanwhile
+                    rebuild(log, models, still, jobs=jobs, progress=progress)
+        except RebuildRunning as running:
+            _log.warning("%s", running)
+        except ProjectionFailed as failure:
+            if len(names) == 1:
+                with db.transaction(models.conn):
+                    stop(models, names[0], failure)
+                return
+            for name in names:  # each alone: the others are not to wait for the one that fails
+                self._rebuild(log, models, [name], progress, jobs)
 
     @contextmanager
     def rebuild_lock(self) -> Iterator[None]:

@@ -7,12 +7,15 @@ from here: two SQLite libraries on one file in one process would break each othe
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from sqlite_utils import Database, Migrations
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the library it picked, re-exported
 
 Connection = sqlite3.Connection
 Error = sqlite3.Error
+UNFIT_VALUE = (OverflowError, TypeError, ValueError, sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError)
+"""What a write raises because of what is to be written, not because of the disk."""
 
 LIBRARY_VERSION: str = sqlite3.sqlite_version
 _FIXED_VERSION = (3, 51, 3)
@@ -21,14 +24,17 @@ LIBRARY_IS_SOUND = tuple(int(part) for part in LIBRARY_VERSION.split(".")) >= _F
 
 MEMORY = ":memory:"
 _BUSY_TIMEOUT_MS = 10_000
-_CACHE_KIB = 64 * 1024  # event_ids come in no order: their index has to be at hand while it is written
-_MAPPED_BYTES = 256 << 20  # the scan by room jumps about: a mapped page costs no system call; bounded, as memory is
+_CACHE_KIB = 16 * 1024  # event_ids come in no order: their index has to be at hand while it is written
 
 _log_schema = Migrations("roomlapse.events")
 
 
 class NoData(Exception):
     """There is no database where one is to be read."""
+
+
+class NotADatabase(Exception):
+    """The file is there, but SQLite cannot make sense of it."""
 
 
 class NewerSchema(Exception):
@@ -97,9 +103,9 @@ def open_log(path: Path | str) -> Connection:
         _set_pragmas(conn, synchronous="FULL")
         with transaction(conn):
             _migrate_log(conn, path)
-    except BaseException:
+    except BaseException as error:
         conn.close()
-        raise
+        _raise_with_path(error, path)
     return conn
 
 
@@ -113,7 +119,11 @@ def _migrate_log(conn: Connection, path: Path | str) -> None:
 def open_read_models(path: Path | str) -> Connection:
     """Open read_models.db for writing. Its commits are not synced: it can always be rebuilt from the log."""
     conn = _connect(path)
-    _set_pragmas(conn, synchronous="NORMAL")
+    try:
+        _set_pragmas(conn, synchronous="NORMAL")
+    except BaseException as error:
+        conn.close()
+        _raise_with_path(error, path)
     return conn
 
 
@@ -126,7 +136,6 @@ def open_reader(path: Path | str) -> Connection:
     )
     conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     conn.execute("PRAGMA query_only = ON")
-    conn.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
     return conn
 
 
@@ -144,6 +153,20 @@ def transaction(conn: Connection) -> Iterator[None]:
 
 
 @contextmanager
+def savepoint(conn: Connection) -> Iterator[None]:
+    """Run the block inside the transaction that is open: all of it, or none of it when anything is raised."""
+    conn.execute("SAVEPOINT part")
+    try:
+        yield
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK TO part")
+            conn.execute("RELEASE part")
+        raise
+    conn.execute("RELEASE part")
+
+
+@contextmanager
 def snapshot(conn: Connection) -> Iterator[None]:
     """Let every read in the block see the database as the first one saw it."""
     conn.execute("BEGIN")
@@ -154,8 +177,20 @@ def snapshot(conn: Connection) -> Iterator[None]:
             conn.execute("ROLLBACK")
 
 
+def _raise_with_path(error: BaseException, path: Path | str) -> NoReturn:
+    """SQLite does not say which file it could not open, or what is none of its own."""
+    if type(error) is sqlite3.DatabaseError:
+        raise NotADatabase(f"{path}: {error}") from None
+    if isinstance(error, Error):
+        raise type(error)(f"{path}: {error}") from None
+    raise error
+
+
 def _connect(path: Path | str) -> Connection:
-    return sqlite3.connect(str(path), isolation_level=None, check_same_thread=False)
+    try:
+        return sqlite3.connect(str(path), isolation_level=None, check_same_thread=False)
+    except Error as error:
+        _raise_with_path(error, path)
 
 
 def _set_pragmas(conn: Connection, *, synchronous: str) -> None:

@@ -48,7 +48,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """One callback as the projections see it: its content, and nothing of when or how it reached us.
 
     Arrival (position, time of receipt, address) is left out on purpose: a fold that cannot see it
-    cannot depend on it, so every order of arrival gives the same read models.
+    cannot depend on it, so every order of arrival gives the same read models. One thing shines through: a callback
+    without EventTime (some commands have none, room updates always do) happened when it was received.
     """
 
     event_id: str

@@ -89,7 +89,7 @@ def fold(name: str, projection: Projection, room_id: str, saved: Saved, history:
             if grows and state is not before:
                 _replace_end(rows, list(projection.rows(room_id, state)))
         except Exception as error:
-            raise ProjectionFailed(name, position, event_id, _reason(error)) from error
+            raise ProjectionFailed(name, position, event_id, reason_of(error)) from error
         events += 1
         if position > max_position:  # noqa: PLR1730  a call of max costs as much as all the rest of the loop
             max_position = position
@@ -101,11 +101,12 @@ def fold(name: str, projection: Projection, room_id: str, saved: Saved, history:
         try:
             rows = list(projection.rows(room_id, state))
         except Exception as error:
-            raise ProjectionFailed(name, position, event_id, _reason(error)) from error
+            raise ProjectionFailed(name, position, event_id, reason_of(error)) from error
     return Run(first, rows, saves)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
+    """Say what was raised, as a checkpoint keeps it."""
     return f"{type(error).__name__}: {error}"
 
 

@@ -4,13 +4,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from app import db
-from app.data_dir import DataDir, RebuildRunning
-from app.fold import ProjectionFailed
+from app.data_dir import DataDir
 from app.metrics import Metrics
 from app.read_models import Checkpoint, ReadModels
-from app.replay import catch_up
+from app.replay import catch_up, going, stale_projections
 from app.store import EventStore
 
 _TICK_S = 0.5  # other processes append too (import, retry): look for their events now and then
@@ -70,34 +70,47 @@ class Projector:
                 self._follow()
             except _Stopping:
                 return
-            except (db.Error, db.NewerSchema, ProjectionFailed, RebuildRunning) as error:
+            except (db.Error, db.NewerSchema) as error:
                 _log.error("projections wait: %s", error)
+                time.sleep(_RETRY_S)
+            except Exception:  # noqa: BLE001  a bug of ours must not end them for good
+                _log.exception("projections wait")
                 time.sleep(_RETRY_S)
 
     def _follow(self) -> None:
-        log = self._data_dir.open_log_reader()
-        models = self._data_dir.open_read_models()
-        try:
-            self._data_dir.bring_up(log, models, self._end_if_stopping)
+        with ExitStack() as stack:
+            log = self._data_dir.open_log_reader()
+            stack.callback(log.close)
+            models = self._data_dir.open_read_models()
+            stack.callback(models.close)
+            file = self._data_dir.read_models_file()
             self._report(log, models)
-            while not self._stopping:
+
+            def meanwhile(_done: int, _total: int) -> None:  # the others go on while one is rebuilt
+                self._catch_up(log, models)
+
+            self._data_dir.bring_up(log, models, meanwhile)
+            while not self._stopping and file == self._data_dir.read_models_file():
                 if self._woken.wait(_TICK_S):
                     self._wanted.wait(_GATHER_S)
+                elif any(self._may_go_on(name) for name in stale_projections(log, models)):
+                    self._data_dir.bring_up(log, models, meanwhile)
                 self._woken.clear()
                 self._wanted.clear()
-                more = True
-                while more and not self._stopping:
-                    step = catch_up(log, models)
-                    more = step.more
-                    self._metrics.late.inc(step.late)
-                    self._report(log, models)  # also without a step of ours: other processes catch up too
-        finally:
-            log.close()
-            models.close()
+                self._catch_up(log, models)
 
-    def _end_if_stopping(self, _done: int, _total: int) -> None:
-        if self._stopping:
-            raise _Stopping
+    def _may_go_on(self, name: str) -> bool:
+        return name not in self._stopped
+
+    def _catch_up(self, log: EventStore, models: ReadModels) -> None:
+        more = True
+        while more:
+            if self._stopping:
+                raise _Stopping
+            step = catch_up(log, models)
+            more = step.more
+            self._metrics.late.inc(step.late)
+            self._report(log, models)  # also without a step of ours: other processes catch up too
 
     def _report(self, log: EventStore, models: ReadModels) -> None:
         checkpoints = {name: models.checkpoint(name) for name in models.projections}
@@ -107,7 +120,8 @@ class Projector:
             self._metrics.lag.labels(name).set(head - checkpoint.position)
             self._metrics.stopped.labels(name).set(checkpoint.error is not None)
             self._report_stop(name, checkpoint)
-        position = min((it.position for it in checkpoints.values() if it.error is None), default=head)
+        # Nobody waits for one that stopped, or that has to be rebuilt first: a question about it is refused.
+        position = min((checkpoint.position for checkpoint in going(log, models).values()), default=head)
         if position != self._position:
             with self._changed:
                 self._position = position

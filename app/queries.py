@@ -13,12 +13,13 @@ from typing import Annotated, Any
 import msgspec
 
 from app import db
-from app.event import Event, Key
+from app.event import BEFORE_ALL, Event, Key
 from app.fold import Saved
 from app.read_models import ReadModels
 from app.replay import Cut, event_of, fold_at, rows_at
 from app.store import EventStore, Record, Rejected
 from app.tencent import UPDATE_ROOM_INFO
+from app.times import format_time
 from projections import current_room
 
 MAX_LIMIT = 500
@@ -40,6 +41,10 @@ class BadQuestion(ValueError):
 
 class Unavailable(Exception):
     """A read model cannot answer now: it is being rebuilt, or its projection stopped."""
+
+
+class Behind(Unavailable):
+    """A read model has not yet read what the question has to see."""
 
 
 class SetBy(msgspec.Struct, frozen=True):
@@ -239,6 +244,8 @@ class Queries:
     def __init__(self, log: EventStore, models: ReadModels) -> None:
         self.log = log
         self.models = models
+        self.required = 0
+        """The position that a read model has to have read for an answer."""
 
     def close(self) -> None:
         """Close both connections."""
@@ -270,11 +277,10 @@ class Queries:
         after: str = _read_cursor(cursor, str) if cursor else ""
         needle = q.casefold() if q else None
         found: list[Room] = []
-        with self._reading("current_room", "visibility" if public is not None else None) as position:
+        with self._reading(*(["current_room"] if public is None else ["current_room", "visibility"])) as position:
             cut = self._cut(position, as_of, known_at)
-            plain = cut == Cut(position)
-            for room_id in self._candidates(public, as_of, known_at, after, cut):
-                row = self._live_room_row(room_id) if plain else self._room_row(room_id, cut)
+            for room_id in self._candidates(public, after, cut):
+                row = self._room_row(room_id, cut)
                 if row is None:
                     continue
                 if needle is not None and needle not in _name(row) and needle not in room_id.casefold():
@@ -284,25 +290,23 @@ class Queries:
                 found.append(_room(row, as_of, known_at))
         return Rooms(found, None)
 
-    def _candidates(
-        self, public: bool | None, as_of: int | None, known_at: int | None, after: str, cut: Cut
-    ) -> Iterator[str]:
+    def _candidates(self, public: bool | None, after: str, cut: Cut) -> Iterator[str]:
+        """The rooms among which to look, by room_id: those that are public (hidden) in the cut, or all."""
         if public is None:
             yield from self.models.room_ids("current_room", after)
-        elif known_at is None:
-            yield from self.models.public_room_ids(as_of, public, after)
+        elif cut.upto == self._position("visibility"):
+            yield from self.models.public_room_ids(cut.as_of_ms, public, after)
         else:
             for room_id in self.models.room_ids("visibility", after):
                 intervals = rows_at(self.log, self.models, "visibility", room_id, cut)
                 if intervals and intervals[-1].public == public:
                     yield room_id
 
-    def _live_room_row(self, room_id: str) -> Any:
-        (row,) = self.models.rows("current_room", room_id)
-        return row
-
     def _room_row(self, room_id: str, cut: Cut) -> Any:
-        rows = rows_at(self.log, self.models, "current_room", room_id, cut)
+        if cut == Cut(self._position("current_room")):
+            rows = self.models.rows("current_room", room_id)
+        else:
+            rows = rows_at(self.log, self.models, "current_room", room_id, cut)
         return rows[0] if rows else None
 
     # ---- history ----
@@ -359,11 +363,8 @@ class Queries:
 
     def _saved_before(self, room_id: str, key: Key, cut: Cut) -> Saved:
         """The last saved state before a place in event order that holds for the cut."""
-        while True:
-            saved = self.models.saved_before("current_room", room_id, key)
-            if saved.max_position <= cut.upto and (cut.as_of_ms is None or saved.key[0] <= cut.as_of_ms):
-                return saved
-            key = saved.key
+        as_of_ms = _MAX_TIME_MS if cut.as_of_ms is None else cut.as_of_ms
+        return self.models.saved_before("current_room", room_id, key, as_of_ms, cut.upto)
 
     def _late_positions(self, room_id: str, records: list[Record]) -> set[int]:
         """Which of some updates, newest first, arrived after an update that sorts behind them."""
@@ -388,25 +389,33 @@ class Queries:
     def changes_after(self, position: int, limit: int) -> tuple[list[RoomChange], int]:
         """The room updates behind a position, in log order, and the position read up to.
 
-        Each is compared with the event before it in event order, as far as the log was then read.
+        Each says what it changed in its room's history as that stands now, like `history`.
         """
         with self._reading("current_room") as upto:
             records = [record for record in self.log.tail(position, limit) if record.position <= upto]
-            changes = []
+            rooms: dict[str, list[Record]] = {}
             for record in records:
-                event = event_of(record) if record.room_id is not None else None
-                if event is None or event.room_info is None:
-                    continue
-                saved = self._saved_before(event.room_id, record.key, Cut(record.position))
-                before = self.log.history(event.room_id, after=saved.key, upto=record.position, until=record.key)
-                state = saved.state
-                for earlier in before:
-                    if earlier.position != record.position:
-                        state = current_room.apply(state, event_of(earlier))
-                late = bool(self._late_positions(event.room_id, [record]))
-                change = _change(record, late, _changed_by(state, event))
-                changes.append(RoomChange(**msgspec.structs.asdict(change), room_id=event.room_id))
+                if record.command == UPDATE_ROOM_INFO and record.room_id is not None:
+                    rooms.setdefault(record.room_id, []).append(record)
+            changes = [change for room_id, updates in rooms.items() for change in self._changes(room_id, updates, upto)]
+        changes.sort(key=lambda change: change.position)
         return changes, records[-1].position if records else position
+
+    def _changes(self, room_id: str, updates: list[Record], upto: int) -> Iterator[RoomChange]:
+        """What some updates of one room changed."""
+        updates.sort(key=lambda record: record.key, reverse=True)
+        late = self._late_positions(room_id, updates)
+        state, reached = None, BEFORE_ALL
+        for record in reversed(updates):
+            saved = self._saved_before(room_id, record.key, Cut(upto))
+            if state is None or saved.key > reached:
+                state, reached = saved.state, saved.key
+            for earlier in self.log.history(room_id, after=reached, upto=upto, until=record.key):
+                event, reached = event_of(earlier), earlier.key
+                if reached == record.key:
+                    change = _change(record, record.position in late, _changed_by(state, event))
+                    yield RoomChange(**msgspec.structs.asdict(change), room_id=room_id)
+                state = current_room.apply(state, event)
 
     def diff(
         self, room_id: str, from_ms: int, to_ms: int, as_of: int | None = None, known_at: int | None = None
@@ -494,7 +503,7 @@ class Queries:
         """One event of the log with its body. Raises NotFound."""
         record = self.log.get(event_id)
         if record is None:
-            raise NotFound(f"no event {event_id}")
+            raise NotFound(f"no event {event_id[:80]!r}")
         return LogEventWithBody(**msgspec.structs.asdict(_log_event(record)), body=record.body)
 
     def rejected(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Quarantine:
@@ -535,17 +544,20 @@ class Queries:
     # ---- helpers ----
 
     @contextmanager
-    def _reading(self, *names: str | None) -> Iterator[int]:
+    def _reading(self, *names: str) -> Iterator[int]:
         """A consistent moment of some read models; gives the position that all of them have read."""
         with db.snapshot(self.models.conn):
-            yield min(self._position(name) for name in names if name is not None)
+            yield min(self._position(name) for name in names)
 
     def _position(self, name: str) -> int:
         checkpoint = self.models.checkpoint(name)
-        if checkpoint.version != self.models.projections[name].VERSION:
-            raise Unavailable(f"{name} is being rebuilt for a new version: try again when `roomlapse status` shows it")
         if checkpoint.error is not None:
             raise Unavailable(checkpoint.error)
+        version = self.models.projections[name].VERSION
+        if checkpoint.version != version or checkpoint.chain != self.log.chain_at(checkpoint.position):
+            raise Unavailable(f"{name} has to be rebuilt for this version or this log, and will be: try again")
+        if checkpoint.position < self.required:
+            raise Behind(f"{name} has read up to position {checkpoint.position} of {self.required}")
         return checkpoint.position
 
     def _cut(self, position: int, as_of: int | None, known_at: int | None) -> Cut:
@@ -568,7 +580,12 @@ def _name(row: Any) -> str:
 def _no_room(room_id: str, as_of: int | None, known_at: int | None) -> NotFound:
     if as_of is None and known_at is None:
         return NotFound(f"no room {room_id!r}")
-    return NotFound(f"no room {room_id!r} at that time")
+    times = [
+        f"{what} {format_time(time_ms)}"
+        for what, time_ms in (("as of", as_of), ("known at", known_at))
+        if time_ms is not None
+    ]
+    return NotFound(f"no room {room_id!r} at that time: {', '.join(times)}")
 
 
 def _changed_by(state: current_room.State, event: Event) -> dict[str, FieldChange]:

@@ -17,7 +17,8 @@ from app.store import GENESIS
 from projections import Projection
 
 _CHECKPOINTS = "projections"
-_AFTER_ALL: Key = (2**63 - 1, "")
+_MAX_INTEGER = 2**63 - 1
+_AFTER_ALL: Key = (_MAX_INTEGER, "")
 _MAX_HEADS = 4096
 
 
@@ -118,9 +119,12 @@ class ReadModels:
         """Forget all remembered states: what they were remembered from was rolled back."""
         self._heads_position.clear()
 
-    def saved_before(self, name: str, room_id: str, key: Key) -> Saved:
-        """The last saved state of a room that sorts before a place in its event order."""
-        return self._saved(name, "(event_time_ms, event_id) < (?, ?)", room_id, *key)
+    def saved_before(
+        self, name: str, room_id: str, key: Key, as_of_ms: int = _MAX_INTEGER, upto: int = _MAX_INTEGER
+    ) -> Saved:
+        """The last saved state of a room that sorts before a place, holds at a time and for a log cut at a position."""
+        where = "(event_time_ms, event_id) < (?, ?) AND event_time_ms <= ? AND max_position <= ?"
+        return self._saved(name, where, room_id, *key, as_of_ms, upto)
 
     def saved_at(self, name: str, room_id: str, as_of_ms: int, upto: int) -> Saved:
         """The last saved state of a room that holds at a time, and for a log cut at a position."""

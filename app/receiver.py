@@ -12,6 +12,7 @@ from app.metrics import Metrics
 from app.store import Arrival, Rejection
 
 _log = logging.getLogger(__name__)
+_SAY_EVERY_S = 10.0
 _UNAVAILABLE = "not stored: the log cannot be written now, send it again"
 
 
@@ -25,6 +26,7 @@ class Receiver:
         self._tokens = callback_tokens
         self._commits = commits
         self._metrics = metrics
+        self._refusals = _Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Raw ASGI: parsing a body into a handler's arguments costs more than all of the rest."""
@@ -37,8 +39,9 @@ class Receiver:
             status_code, answer = 200, tencent.answer_ok()
         except tencent.Refused as refused:
             status_code, outcome = refused.status_code, refused.outcome
+            self._refusals.note(outcome, refused.reason)
             answer = tencent.answer_fail(status_code, refused.reason)
-        except Cut:
+        except HungUp:
             return
         except Exception:  # noqa: BLE001  the sender gets an answer whatever happens
             _log.exception("a callback could not be taken")
@@ -75,12 +78,28 @@ class Receiver:
         return "accepted"
 
 
-class Cut(Exception):
+class _Refusals:
+    """Logs why callbacks are refused: they are lost for good. A line per kind and ten seconds, however many come."""
+
+    def __init__(self) -> None:
+        self._said_at: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
+
+    def note(self, outcome: str, reason: str) -> None:
+        now = time.monotonic()
+        self._unsaid[outcome] = self._unsaid.get(outcome, 0) + 1
+        if now - self._said_at.get(outcome, -_SAY_EVERY_S) >= _SAY_EVERY_S:
+            count = self._unsaid.pop(outcome)
+            _log.warning("callbacks refused", extra={"outcome": outcome, "count": count, "reason": reason[:200]})
+            self._said_at[outcome] = now
+
+
+class HungUp(Exception):
     """The sender hung up before its request was whole."""
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
-    """Read the body, no more of it than may be. Raises Refused(413) and Cut."""
+    """Read the body, no more of it than may be. Raises Refused(413) and HungUp."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value[:20]) > tencent.MAX_BODY_BYTES:
             raise _too_large()
@@ -88,7 +107,7 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Cut
+            raise HungUp
         assert message["type"] == "http.request"
         chunk = message.get("body", b"")
         size += len(chunk)

@@ -16,7 +16,7 @@ import msgspec
 
 from app import db
 from app.event import Event
-from app.fold import ProjectionFailed, Run, Saved, fold, start
+from app.fold import ProjectionFailed, Run, Saved, fold, reason_of, start
 from app.read_models import Checkpoint, ReadModels
 from app.store import EventStore, Record
 from app.tencent import read_event
@@ -53,10 +53,6 @@ class CaughtUp(msgspec.Struct, frozen=True):
     more: bool
 
 
-class Stale(Exception):
-    """A read model cannot be read until it has been rebuilt."""
-
-
 def no_progress(done: int, total: int) -> None:
     """Tell nobody."""
 
@@ -84,7 +80,8 @@ def catch_up(log: EventStore, models: ReadModels, limit: int = BATCH) -> CaughtU
     A projection that raises is stopped before the event it raised on, with the error in its checkpoint; the others
     go on. Any number of processes may do this at the same time.
     """
-    if all(models.checkpoint(name).position >= log.head().position for name in models.projections):
+    head = log.head().position
+    if all(checkpoint.position >= head for checkpoint in going(log, models).values()):
         return CaughtUp(0, 0, more=False)  # without taking the write lock
     try:
         with db.transaction(models.conn):
@@ -138,50 +135,67 @@ def resume(models: ReadModels) -> None:
                 models.save_checkpoint(name, msgspec.structs.replace(checkpoint, error=None))
 
 
-def _read_on(log: EventStore, models: ReadModels, limit: int) -> CaughtUp:
+def going(log: EventStore, models: ReadModels) -> dict[str, Checkpoint]:
+    """The projections that can read on: not those that stopped, nor those of another version or another log."""
     checkpoints = {name: models.checkpoint(name) for name in models.projections}
-    going = {name: checkpoint for name, checkpoint in checkpoints.items() if checkpoint.error is None}
-    if not going:
+    return {
+        name: checkpoint
+        for name, checkpoint in checkpoints.items()
+        if checkpoint.error is None
+        and checkpoint.version == models.projections[name].VERSION
+        and checkpoint.chain == log.chain_at(checkpoint.position)
+    }
+
+
+def _read_on(log: EventStore, models: ReadModels, limit: int) -> CaughtUp:
+    checkpoints = going(log, models)
+    if not checkpoints:
         return CaughtUp(0, 0, more=False)
-    after = min(checkpoint.position for checkpoint in going.values())
+    after = min(checkpoint.position for checkpoint in checkpoints.values())
     records = log.tail(after, limit)
     if not records:
         return CaughtUp(0, 0, more=False)
     events = {record.position: event_of(record) for record in records if record.room_id is not None}
     late = 0
-    for name, checkpoint in going.items():
+    for name, checkpoint in checkpoints.items():
         fresh = [record for record in records if record.position > checkpoint.position]
         models.keep_heads(name, checkpoint.position)
         if fresh:
-            late = max(late, _project(log, models, name, checkpoint, fresh, events))
+            late = max(late, _project(log, models, name, fresh, events))
     return CaughtUp(len(records), late, more=len(records) == limit)
 
 
-def _project(
-    log: EventStore,
-    models: ReadModels,
-    name: str,
-    checkpoint: Checkpoint,
-    records: list[Record],
-    events: Mapping[int, Event],
-) -> int:
-    """Take a projection over some records; if one of them makes it raise, stop it right before that one."""
+def _project(log: EventStore, models: ReadModels, name: str, records: list[Record], events: Mapping[int, Event]) -> int:
+    """Take a projection over some records; if one of them makes it fail, stop it right before that one."""
     try:
-        plan = _plan(log, models, name, records, events)
+        with db.savepoint(models.conn):
+            return _advance(log, models, name, records, events)
     except ProjectionFailed as failure:
+        models.forget_heads()
         if len(records) == 1:
-            # Read nothing, and say why.
-            models.save_checkpoint(name, msgspec.structs.replace(checkpoint, error=str(failure)))
+            stop(models, name, failure)
             return 0
-        late = 0
-        for record in records:  # one by one, up to the one that fails
-            current = models.checkpoint(name)
-            if current.error is None:
-                late += _project(log, models, name, current, [record], events)
-        return late
-    for room_id, saved, run, head in plan:
-        models.write(name, room_id, saved, run, head=head)
+    late = 0
+    for record in records:  # one by one, up to the one that fails
+        if models.checkpoint(name).error is None:
+            late += _project(log, models, name, [record], events)
+    return late
+
+
+def stop(models: ReadModels, name: str, failure: ProjectionFailed) -> None:
+    """Keep a projection where it is, and say why in its checkpoint."""
+    models.save_checkpoint(name, msgspec.structs.replace(models.checkpoint(name), error=str(failure)))
+
+
+def _advance(log: EventStore, models: ReadModels, name: str, records: list[Record], events: Mapping[int, Event]) -> int:
+    """Fold some records and write what comes of it; return how many were late. Raises ProjectionFailed."""
+    plan = _plan(log, models, name, records, events)
     last = records[-1]
+    try:
+        for room_id, saved, run, head in plan:
+            models.write(name, room_id, saved, run, head=head)
+    except db.UNFIT_VALUE as error:
+        raise ProjectionFailed(name, last.position, last.event_id, reason_of(error)) from error
     models.save_checkpoint(name, Checkpoint(models.projections[name].VERSION, last.position, last.chain, None))
     return sum(_late_among(room, head) for room, head in _by_room_with_heads(records, plan))
 
@@ -280,7 +294,10 @@ def rebuild(
         for flat, events in _fold_rooms(log, chosen, head.position, jobs, stack):
             with db.transaction(models.conn):
                 for name, (rows, states) in flat.items():
-                    shadow.insert(name, rows, states)
+                    try:
+                        shadow.insert(name, rows, states)
+                    except db.UNFIT_VALUE as error:
+                        raise ProjectionFailed(name, head.position, "one of these rooms'", reason_of(error)) from error
             done += events
             progress(done, head.position)
     with db.transaction(models.conn):
@@ -292,8 +309,8 @@ def rebuild(
         while _read_on(log, shadow, BATCH).more:
             pass
         for name in chosen:
-            if (error := shadow.checkpoint(name).error) is not None:
-                raise Stale(f"{error}; the read models are as they were before")
+            if (reason := shadow.checkpoint(name).error) is not None:
+                raise ProjectionFailed(name, head.position, "behind it", reason)
         models.take_over(shadow)
         shadow.drop()
     progress(head.position, head.position)
@@ -362,7 +379,11 @@ def _fold_chunk(log: EventStore, projections: Mapping[str, Projection], first: s
     for room_id, history in log.histories(first=first, last=last, upto=upto):
         for name, projection in projections.items():
             run = fold(name, projection, room_id, start(projection), history)
-            rows, states = tables.flatten(name, room_id, run)
+            try:
+                rows, states = tables.flatten(name, room_id, run)
+            except db.UNFIT_VALUE as error:
+                position, event = history[-1]
+                raise ProjectionFailed(name, position, event.event_id, reason_of(error)) from error
             flat[name][0].extend(rows)
             flat[name][1].extend(states)
     return flat

@@ -11,12 +11,13 @@ from app.commit import GroupCommit
 from app.data_dir import DataDir
 from app.metrics import Metrics
 from app.projector import Projector
-from app.queries import Queries, Unavailable
+from app.queries import Behind, Queries, Unavailable
 from app.receiver import Receiver
 from app.settings import Settings
 
 _READERS = 4
 _WAIT_S = 5.0
+_LOOK_AGAIN_S = 0.01
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class Service:
         self.projector = Projector(self.data_dir, self.metrics)
         self.commits = GroupCommit(self.data_dir.open_log, self.metrics, self.projector.wake)
         self.receiver = Receiver(settings.sdk_app_id, settings.secrets.callback_tokens, self.commits, self.metrics)
-        self._readers: queue.LifoQueue[Queries | None] = queue.LifoQueue()
+        self._readers: queue.LifoQueue[tuple[Queries, int | None] | None] = queue.LifoQueue()
 
     def start(self) -> None:
         """Open the data directory and start the threads. Raises WrongOwner, OSError and db.Error."""
@@ -50,18 +51,32 @@ class Service:
         for _ in range(_READERS):
             reader = self._readers.get()
             if reader is not None:
-                reader.close()
+                reader[0].close()
         self.projector.stop()
         self.commits.stop()
 
     def read(self, question: Callable[[Queries], T], *, wait: bool = True) -> T:
         """Ask the read models; with `wait`, after they have seen every event now in the log. Raises Unavailable."""
+        if not wait:
+            with self._reader() as queries:
+                return question(queries)
         with self._reader() as queries:
-            if wait:
-                head = queries.log.head().position
-                if not self.projector.wait_for(head, _WAIT_S):
-                    raise Unavailable(f"the read models are still behind position {head}: try again, or see /status")
-            return question(queries)
+            head = queries.log.head().position
+        deadline = time.monotonic() + _WAIT_S
+        while self.projector.wait_for(head, deadline - time.monotonic()):
+            with self._reader() as queries:  # none is held while waiting: others do not have to wait
+                queries.required = head
+                try:
+                    return question(queries)
+                except Behind:
+                    pass  # a projection that had stopped went on, or its file was replaced
+                finally:
+                    queries.required = 0
+            self.projector.wake()
+            time.sleep(_LOOK_AGAIN_S)
+            if time.monotonic() > deadline:
+                break
+        raise Unavailable(f"the read models are still behind position {head}: try again, or see /status")
 
     def wait_for(self, position: int, timeout_s: float) -> bool:
         """Wait until the projections have read up to a position."""
@@ -71,12 +86,16 @@ class Service:
     def _reader(self) -> Iterator[Queries]:
         reader = self._readers.get()
         try:
+            file = self.data_dir.read_models_file()
+            if reader is not None and reader[1] != file:
+                reader[0].close()
+                reader = None
             if reader is None:
-                reader = self.data_dir.open_queries()
-            yield reader
-        except db.Error as error:
+                reader = (self.data_dir.open_queries(), file)
+            yield reader[0]
+        except (db.Error, db.NoData) as error:
             if reader is not None:
-                reader.close()
+                reader[0].close()
             reader = None  # the next one opens it anew
             raise Unavailable(f"the database cannot be read now: {error}") from error
         finally:

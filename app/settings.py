@@ -79,7 +79,10 @@ def read_secrets(env: Mapping[str, str] = os.environ) -> Secrets:
 
 
 def _secret(env: Mapping[str, str], name: str) -> str | None:
-    value = env.get(PREFIX + name, "").strip()
+    given = env.get(PREFIX + name, "")
+    value = given.strip()
+    if given and not value:
+        raise BadSettings(f"{PREFIX}{name} is set but blank: unset it, or give it a value")
     path = env.get(f"{PREFIX}{name}_FILE")
     if value and path:
         raise BadSettings(f"{PREFIX}{name} and {PREFIX}{name}_FILE are both set: keep one")

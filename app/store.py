@@ -86,6 +86,7 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 _MAX_PARAMETERS = 500
+_MIN_PREFIX = 8
 _COLUMNS = ", ".join(Record.__struct_fields__)
 _INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES ({', '.join('?' * len(Record.__struct_fields__))})"
 
@@ -187,8 +188,10 @@ class EventStore:
         return outcome
 
     def claim(self, sdk_app_id: str) -> str:
-        """Say whose data this is: the given application's if it was nobody's. Returns the owner."""
+        """Say whose data this is: the given application's if it was nobody's, or is empty. Returns the owner."""
         with db.transaction(self.conn):
+            if self.head().position == 0:
+                self.conn.execute("DELETE FROM meta WHERE name = 'sdk_app_id'")
             self.conn.execute("INSERT INTO meta VALUES ('sdk_app_id', ?) ON CONFLICT DO NOTHING", (sdk_app_id,))
         return self.owner() or sdk_app_id
 
@@ -224,9 +227,12 @@ class EventStore:
         return value
 
     def get(self, event_id: str) -> Record | None:
-        """One event by its id."""
-        row = self.conn.execute(f"SELECT {_COLUMNS} FROM events WHERE event_id = ?", (event_id,)).fetchone()
-        return Record(*row) if row else None
+        """One event by its id, or by the first digits of it if they are at least eight and no other's begins so."""
+        last = event_id + "g" if len(event_id) >= _MIN_PREFIX else event_id
+        rows = self.conn.execute(
+            f"SELECT {_COLUMNS} FROM events WHERE event_id >= ? AND event_id <= ? LIMIT 2", (event_id, last)
+        ).fetchall()
+        return Record(*rows[0]) if len(rows) == 1 else None
 
     def tail(self, after: int, limit: int) -> list[Record]:
         """Up to `limit` events in log order behind a position."""

@@ -64,7 +64,7 @@ class Callback(msgspec.Struct, frozen=True):
     event_time_ms: int | None
     """None where the callback has none that can be used: the log then takes the time of receipt."""
     operator: str | None
-    """Canonical JSON text of Operator_Account, None if absent."""
+    """Operator_Account as JSON text: canonical, but for a float, which stays as it came. None if absent."""
     body: str
 
 
@@ -131,8 +131,15 @@ def decode(body: bytes, now_ms: int) -> Callback:
     else:
         room_id = _room_id_of_sibling(content)
         event_time_ms = _event_time_of_sibling(content, now_ms)
-    operator = canonical_json(content["Operator_Account"]) if "Operator_Account" in content else None
+    operator = _operator_of(content, body) if "Operator_Account" in content else None
     return Callback(event_id_of(canonical), room_id, command, event_time_ms, operator, body.decode())
+
+
+def _operator_of(content: dict[str, Any], body: bytes) -> str:
+    operator = content["Operator_Account"]
+    if operator is None or isinstance(operator, (str, int)):
+        return canonical_json(operator)
+    return bytes(_OPERATOR.decode(body).operator).decode()  # as it came: a float would be rounded
 
 
 def _room_id_of_update(content: dict[str, Any]) -> str:
@@ -180,6 +187,13 @@ def _room_id_problem(room_id: str) -> str | None:
     if "\0" in room_id or "/" in room_id:
         return "holds U+0000 or a slash"
     return None
+
+
+class _Operator(msgspec.Struct):
+    operator: msgspec.Raw = msgspec.field(name="Operator_Account")
+
+
+_OPERATOR = msgspec.json.Decoder(_Operator)
 
 
 class _Update(msgspec.Struct):

@@ -1,5 +1,6 @@
 """Answers as text for people: tables on a terminal, aligned columns in a pipe; hostile names show as what they are."""
 
+import io
 import unicodedata
 from typing import Any
 
@@ -29,7 +30,8 @@ def print_json(answer: Any) -> None:
 
 def print_room(room: queries.Room) -> None:
     """Print a room: a line a field, with who set it and when."""
-    _say(f"{room.room_id}  after {room.events} events, the last at {format_time(room.event_time_ms)}")
+    events = "1 event" if room.events == 1 else f"{room.events} events, the last"
+    _say(f"{room.room_id}  after {events} at {format_time(room.event_time_ms)}")
     values, set_by = _values(room.room_info), _values(room.fields)
     _table(
         ["field", "value", "set at", "by", "event"],
@@ -162,12 +164,15 @@ def _table(titles: list[str], lines: list[list[str]]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
+        console.file = io.StringIO()
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
     for title in titles:
         table.add_column(title, overflow="fold")
     for line in lines:
         table.add_row(*[Text(visible(cell)) for cell in line])
     console.print(table)
+    if isinstance(console.file, io.StringIO):
+        print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))
 
 
 def _values(answer: Any) -> Any:

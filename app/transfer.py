@@ -8,7 +8,7 @@ import msgspec
 from app.store import Arrival, EventStore
 from app.tencent import MAX_AHEAD_MS, MAX_BODY_BYTES, Invalid, decode
 
-BATCH = 4000
+BATCH = 2000
 MAX_LINE_BYTES = 8 * MAX_BODY_BYTES  # a body of control characters grows sixfold when it is written as a JSON string
 
 Report = Callable[[int], None]

@@ -150,7 +150,10 @@ def _compare(models: ReadModels, name: str, room_id: str, run: Run) -> str | Non
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             return f"the row is {found.get(key, 'missing')}, the log gives {expected.get(key, 'none')}"
-    saved = models.states(name, room_id)
+    try:
+        saved = models.states(name, room_id)
+    except msgspec.MsgspecError as error:
+        return f"a saved state cannot be read: {error}"
     if saved != run.saves:
         for mine, theirs in zip(saved, run.saves, strict=False):
             if mine != theirs:

@@ -73,11 +73,14 @@ _PROBLEMS = {
 
 
 class Readiness(msgspec.Struct):
-    """Whether reads see everything received. `lag`: events that a projection has not read yet."""
+    """Whether reads see everything received: events not read yet by each projection, and those that stopped.
+
+    Why they stopped is in /status, which a token may guard.
+    """
 
     ready: bool
     lag: dict[str, int]
-    stopped: dict[str, str]
+    stopped: list[str]
 
 
 class Bell:
@@ -199,8 +202,11 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
             if not (resumed.isascii() and resumed.isdigit() and len(resumed) < 19):
                 raise queries.BadQuestion("Last-Event-ID is not a position")
             after = int(resumed)
+        head = await ask(lambda it: it.log.head().position, wait=False)
         if after is None:
-            after = await ask(lambda it: it.log.head().position, wait=False)
+            after = head
+        if after > head:  # nothing would come for long: the client knows another log, or one that was cut off
+            raise queries.BadQuestion(f"position {after} is behind the log's end, {head}: begin again without it")
         return Stream(
             _stream_changes(service, bell, after),
             media_type="text/event-stream",
@@ -218,7 +224,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
     @get("/metrics", responses=_PROBLEMS, summary="Metrics for Prometheus", media_type=MediaType.TEXT)
     async def metrics() -> Response[bytes]:
         text = await sync_to_thread(service.metrics.expose, service.settings.data)
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     @get("/healthz", summary="Whether the process is alive", opt={"open": True})
     async def healthz() -> dict[str, str]:
@@ -233,7 +239,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
     async def readyz() -> Response[Readiness]:
         found = await ask(lambda it: it.status(), wait=False)
         lag = {name: projection.lag for name, projection in found.projections.items()}
-        stopped = {name: p.error for name, p in found.projections.items() if p.error is not None}
+        stopped = [name for name, projection in found.projections.items() if projection.error is not None]
         # Some lag is the life of a busy receiver; not ready is what a reader would have to wait for.
         caught_up = await sync_to_thread(service.wait_for, found.head, 1.0)
         ready = caught_up and not stopped
@@ -316,14 +322,15 @@ def _read_changes(service: Service, position: int) -> tuple[list[queries.RoomCha
 
 
 def _bearer_guard(api_token: str | None) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], None]:
-    expected = f"Bearer {api_token}".encode()
+    expected = (api_token or "").encode()
 
     def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         """Let through who sends the API token."""
         if api_token is None or handler.opt.get("open"):
             return
-        given = connection.headers.get("authorization", "").encode("latin-1", "replace")
-        if not hmac.compare_digest(given, expected):
+        scheme, _, given = connection.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode("latin-1", "replace"), expected)
+        if scheme.lower() != "bearer" or not right:
             raise NotAuthorizedException("this needs the header Authorization: Bearer <API token>")
 
     return guard
@@ -334,6 +341,9 @@ def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], h
     if not connection.query_params:
         return
     known = _PARAMETERS.get(handler.handler_name, set())
+    repeated = [name for name, values in connection.query_params.dict().items() if len(values) > 1]
+    if repeated:
+        raise queries.BadQuestion(f"parameter {repeated[0][:64]!r} is given more than once")
     unknown = sorted(set(connection.query_params) - known)
     if unknown:
         takes = ", ".join(sorted(known)) or "no parameters"

@@ -26,6 +26,7 @@ class Row(Protocol):
 
     If not, `rows` gives all rows of the room. If so, `rows` gives the last ones: those that the latest event could
     have touched, and all after them. What stands before the first of them was settled by earlier states and stays.
+    Once a room has rows, `rows` never gives none.
     """
 
 
