@@ -89,7 +89,6 @@ def _reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             db.Error,
             db.NewerSchema,
             db.NoData,
-            db.NotADatabase,
             OSError,
             ProjectionFailed,
             queries.NotFound,

@@ -33,7 +33,7 @@ class NoData(Exception):
     """There is no database where one is to be read."""
 
 
-class NotADatabase(Exception):
+class NotADatabase(sqlite3.DatabaseError):
     """The file is there, but SQLite cannot make sense of it."""
 
 
@@ -103,7 +103,7 @@ def open_log(path: Path | str) -> Connection:
         _set_pragmas(conn, synchronous="FULL")
         with transaction(conn):
             _migrate_log(conn, path)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  raised again
         conn.close()
         _raise_with_path(error, path)
     return conn
@@ -121,7 +121,7 @@ def open_read_models(path: Path | str) -> Connection:
     conn = _connect(path)
     try:
         _set_pragmas(conn, synchronous="NORMAL")
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  raised again
         conn.close()
         _raise_with_path(error, path)
     return conn

@@ -188,10 +188,8 @@ class EventStore:
         return outcome
 
     def claim(self, sdk_app_id: str) -> str:
-        """Say whose data this is: the given application's if it was nobody's, or is empty. Returns the owner."""
+        """Say whose data this is: the given application's if it was nobody's. Returns the owner."""
         with db.transaction(self.conn):
-            if self.head().position == 0:
-                self.conn.execute("DELETE FROM meta WHERE name = 'sdk_app_id'")
             self.conn.execute("INSERT INTO meta VALUES ('sdk_app_id', ?) ON CONFLICT DO NOTHING", (sdk_app_id,))
         return self.owner() or sdk_app_id
 

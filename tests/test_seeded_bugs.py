@@ -21,19 +21,21 @@ class Bug(NamedTuple):
     wrong: str
 
 
+IN_ORDER = "assert event_time_ms > last_ms or (event_time_ms == last_ms and event_id > last_id), ("
+NO_TRANSACTION = "        if True:\n            return _read_on"
 BUGS: dict[str, list[Bug]] = {
     "ties are broken by arrival": [
         Bug("app/store.py", "ORDER BY event_time_ms, event_id", "ORDER BY event_time_ms, position"),
-        Bug("app/store.py", "ORDER BY room_id, event_time_ms, event_id", "ORDER BY room_id, event_time_ms, position"),
+        Bug("app/store.py", "_break_ties(history) if tied else history", "history"),
         Bug("app/replay.py", "fresh.sort(key=lambda record: record.key)", "fresh.sort(key=lambda r: r.event_time_ms)"),
         Bug("app/replay.py", "head.key < first", "head.key[0] <= first[0]"),
-        Bug("app/fold.py", "assert event.key > key,", "assert event.key[0] >= key[0],"),
+        Bug("app/fold.py", IN_ORDER, "assert event_time_ms >= last_ms, ("),
     ],
     "duplicates are stored": [
         Bug("app/store.py", "if known is not None:", "if False:"),
         Bug("app/db.py", "event_id TEXT NOT NULL UNIQUE", "event_id TEXT NOT NULL"),
         Bug("app/db.py", "OR EXISTS (SELECT 1 FROM events WHERE event_id = NEW.event_id)", ""),
-        Bug("app/fold.py", "assert event.key > key,", "assert event.key >= key,"),
+        Bug("app/fold.py", IN_ORDER, "assert event_time_ms >= last_ms, ("),
     ],
     "a late event is skipped": [
         Bug(
@@ -45,21 +47,18 @@ BUGS: dict[str, list[Bug]] = {
     ],
     "a late event is folded at the end": [
         Bug("app/replay.py", "saved = head if head.key < first else ", "saved = head if True else "),
-        Bug("app/fold.py", "assert event.key > key,", "assert True,"),
+        Bug("app/fold.py", IN_ORDER, "assert True, ("),
     ],
     "the checkpoint is written before the rows": [
+        Bug("app/replay.py", "        with db.transaction(models.conn):\n            return _read_on", NO_TRANSACTION),
+        Bug("app/replay.py", "        with db.savepoint(models.conn):\n", "        if True:\n"),
         Bug(
             "app/replay.py",
-            "    with db.transaction(models.conn):\n        return _read_on",
-            "    if True:\n        return _read_on",
-        ),
-        Bug(
-            "app/replay.py",
-            "    for room_id, saved, run, head in plan:\n",
+            "    last = records[-1]\n    try:\n        for room_id, saved, run, head in plan:\n",
             "    last = records[-1]\n"
             "    version = models.projections[name].VERSION\n"
             "    models.save_checkpoint(name, Checkpoint(version, last.position, last.chain, None))\n"
-            "    for room_id, saved, run, head in plan:\n",
+            "    try:\n        for room_id, saved, run, head in plan:\n",
         ),
     ],
     "states from before a late event are kept": [
