@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HISTORIES = "400"
+HISTORIES = "800"
 
 
 class Bug(NamedTuple):
