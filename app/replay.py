@@ -197,15 +197,8 @@ def _advance(log: EventStore, models: ReadModels, name: str, records: list[Recor
     except db.UNFIT_VALUE as error:
         raise ProjectionFailed(name, last.position, last.event_id, reason_of(error)) from error
     models.save_checkpoint(name, Checkpoint(models.projections[name].VERSION, last.position, last.chain, None))
-    return sum(_late_among(room, head) for room, head in _by_room_with_heads(records, plan))
-
-
-def _by_room_with_heads(
-    records: list[Record], plan: list[tuple[str, Saved, Run, Saved]]
-) -> Iterator[tuple[list[Record], Saved]]:
-    rooms = _by_room(records)
-    for room_id, _, _, head in plan:
-        yield rooms[room_id], head
+    heads = {room_id: head for room_id, _, _, head in plan}
+    return sum(_late_among(room, heads[room_id]) for room_id, room in _by_room(records).items())
 
 
 def _late_among(records: list[Record], head: Saved) -> int:
