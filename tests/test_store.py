@@ -695,3 +695,15 @@ def test_a_file_that_is_no_database_is_an_error(events_db: Path) -> None:
     with pytest.raises(db.Error):
         db.open_log(events_db)
     assert events_db.read_bytes() == content
+
+
+# ---- looking up ----
+
+
+def test_the_first_digits_of_an_id_are_enough_if_they_are_eight_and_only_its(store: EventStore) -> None:
+    one, two = "ab" * 32, "abababab" + "cd" * 28
+    store.append([arrival(one), arrival(two)])
+    assert [found.event_id for found in (store.get(one), store.get("abababab" + "cd")) if found] == [one, two]
+    assert store.get("abababab") is None
+    assert store.get("ababababc") == store.get(two)
+    assert store.get("abababa") is None
