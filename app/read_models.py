@@ -117,7 +117,8 @@ class ReadModels:
 
     def forget_heads(self) -> None:
         """Forget all remembered states: what they were remembered from was rolled back."""
-        self._heads_position.clear()
+        for heads in self._heads.values():
+            heads.clear()
 
     def saved_before(
         self, name: str, room_id: str, key: Key, as_of_ms: int = _MAX_INTEGER, upto: int = _MAX_INTEGER

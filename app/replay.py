@@ -128,6 +128,8 @@ def stale_projections(log: EventStore, models: ReadModels) -> dict[str, str]:
 
 def resume(models: ReadModels) -> None:
     """Let projections that stopped try again, after whatever made them stop has been mended."""
+    if all(models.checkpoint(name).error is None for name in models.projections):
+        return  # nearly always: without taking the write lock
     with db.transaction(models.conn):
         for name in models.projections:
             checkpoint = models.checkpoint(name)

@@ -147,6 +147,17 @@ def test_a_rebuild_that_fails_leaves_the_old_read_models(log: EventStore, open_m
     assert {name: models.fingerprint(name) for name in models.projections} == before
 
 
+def test_states_of_a_batch_that_was_taken_back_are_not_remembered(log: EventStore, open_models: Open) -> None:
+    models = open_models(members())
+    add(log, 1, room_id="a")
+    add(log, 10**20)
+    add(log, 3, room_id="a")
+    assert catch_up(log, models).late == 0  # the first of `a` is read again, and is not behind the second
+    assert models.checkpoint("members").position == 1
+    assert models.head("members", "a").events == 1
+    assert models.head("members", "r").events == 0
+
+
 def test_a_newer_version_that_fails_on_the_past_does_not_stop_the_others(tmp_path: Path, log: EventStore) -> None:
     add(log, 1, 7, 3)
     data_dir = DataDir(tmp_path)
