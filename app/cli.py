@@ -24,19 +24,28 @@ from app.fold import ProjectionFailed
 from app.logs import set_up_logging
 from app.progress import show_progress
 from app.queries import Queries
-from app.replay import rebuild
+from app.replay import MAPPED_BYTES, rebuild
 from app.server import Running, warn_of_library
 from app.service import Service, now_ms
 from app.settings import DEFAULT_DATA, DEFAULT_HOST, DEFAULT_PORT, BadSettings, Settings, read_secrets
 from app.simulator import Callbacks, Sender
 from app.times import BadTime, parse_time
-from app.transfer import Imported, RejectedLine, export_lines, import_lines, read_lines, release_rejected
+from app.transfer import (
+    IMPORT_CACHE_KIB,
+    Imported,
+    RejectedLine,
+    export_lines,
+    import_lines,
+    read_lines,
+    release_rejected,
+)
 from app.verify import verify as verify_data
 from projections import ALL
 
 P = ParamSpec("P")
 _log = logging.getLogger(__name__)
 _REJECTED_LINES_IN_JSON = 1000
+_GIVES_WAY = 10  # a rebuild can wait, a receiver on the same machine cannot
 
 
 class _Time(click.ParamType[int]):
@@ -117,7 +126,7 @@ def _reading(data: Path) -> Iterator[Queries]:
 
 
 def _bring_up(data_dir: DataDir) -> None:
-    log, models = data_dir.open_log_reader(), data_dir.open_read_models()
+    log, models = data_dir.open_log_reader(MAPPED_BYTES), data_dir.open_read_models()
     try:
         with show_progress("catching up") as progress:
             data_dir.bring_up(log, models, progress, jobs=min(2, os.cpu_count() or 1))
@@ -362,8 +371,9 @@ def rebuild_command(jobs: int, projection: str | None, data: Path) -> None:
     """
     data_dir = DataDir(data)
     data_dir.check(_env_app_id())
+    os.nice(_GIVES_WAY)
     with data_dir.rebuild_lock():
-        log, models = data_dir.open_log_reader(), data_dir.open_read_models()
+        log, models = data_dir.open_log_reader(MAPPED_BYTES), data_dir.open_read_models()
         try:
             with show_progress("rebuilding") as progress:
                 events = rebuild(log, models, [projection] if projection else None, jobs=jobs, progress=progress)
@@ -424,14 +434,13 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
         elif len(lines) < _REJECTED_LINES_IN_JSON:
             lines.append(rejected)
 
-    log = data_dir.open_log()
+    log = data_dir.open_log(IMPORT_CACHE_KIB)
     try:
         with click.open_file(str(file), "rb") as stream, show_progress("importing") as progress:
             size = file.stat().st_size if file.is_file() else 0
 
-            def on_batch(done: int) -> None:
-                read = stream.tell() if size else 0  # how many lines are left can only be guessed from their bytes
-                progress(done, done * size // read if read else 0)
+            def on_batch(lines: int, read: int) -> None:  # how many are left can only be guessed from their bytes
+                progress(lines, lines * size // read if size else 0)
 
             imported = import_lines(log, read_lines(stream), now_ms, on_rejected, on_batch)
     finally:

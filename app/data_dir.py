@@ -74,13 +74,13 @@ class DataDir:
         if sdk_app_id is not None and owner is not None and owner != sdk_app_id:
             raise WrongOwner(_wrong_owner(self.path, owner, sdk_app_id))
 
-    def open_log(self) -> EventStore:
+    def open_log(self, cache_kib: int = db.CACHE_KIB) -> EventStore:
         """Open the log for writing."""
-        return EventStore(db.open_log(self.log_path))
+        return EventStore(db.open_log(self.log_path, cache_kib))
 
-    def open_log_reader(self) -> EventStore:
-        """Open the log for reading."""
-        return EventStore(db.open_reader(self.log_path))
+    def open_log_reader(self, mapped_bytes: int = 0) -> EventStore:
+        """Open the log for reading; see `db.open_reader` for what may be mapped."""
+        return EventStore(db.open_reader(self.log_path, mapped_bytes))
 
     def open_read_models(self) -> ReadModels:
         """Open the read models for writing, with a table for each projection."""

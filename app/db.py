@@ -24,7 +24,9 @@ LIBRARY_IS_SOUND = tuple(int(part) for part in LIBRARY_VERSION.split(".")) >= _F
 
 MEMORY = ":memory:"
 _BUSY_TIMEOUT_MS = 10_000
-_CACHE_KIB = 16 * 1024  # event_ids come in no order: their index has to be at hand while it is written
+CACHE_KIB = 16 * 1024  # event_ids come in no order: their index has to be at hand while it is written
+
+_READ_MODELS_PAGE_BYTES = 8192  # a fourth of a page holds a room; what is longer takes a page of its own
 
 _log_schema = Migrations("roomlapse.events")
 
@@ -48,12 +50,12 @@ def create_log(db: Database) -> None:
         """
         CREATE TABLE events (
             position INTEGER PRIMARY KEY,
-            event_id TEXT NOT NULL UNIQUE,
+            event_id TEXT NOT NULL,
             room_id TEXT,
-            command TEXT NOT NULL,
+            command TEXT AS (body ->> '$.CallbackCommand') VIRTUAL,
             event_time_ms INTEGER NOT NULL,
             received_at_ms INTEGER NOT NULL,
-            operator TEXT,
+            operator TEXT AS (body -> '$.Operator_Account') VIRTUAL,
             client_ip TEXT,
             platform TEXT,
             chain TEXT NOT NULL,
@@ -61,9 +63,11 @@ def create_log(db: Database) -> None:
         ) STRICT
         """
     )
-    # Ties within a millisecond are sorted by event_id on the way out; keeping those 64 bytes out of the index
-    # makes the log a tenth smaller.
+    # Ties within a millisecond are sorted by event_id on the way out, and eight digits of an event_id are enough to
+    # find it: keeping twice 64 bytes out of the indexes makes the log a fifth smaller. `command` and `operator` are
+    # there for those who read with SQL; the body has them already.
     db.conn.execute("CREATE INDEX events_by_room ON events (room_id, event_time_ms)")
+    db.conn.execute("CREATE INDEX events_by_id ON events (substr(event_id, 1, 8))")
     for verb in ("UPDATE", "DELETE"):
         db.conn.execute(
             f"CREATE TRIGGER events_no_{verb.lower()} BEFORE {verb} ON events"
@@ -74,7 +78,10 @@ def create_log(db: Database) -> None:
         """
         CREATE TRIGGER events_no_replace BEFORE INSERT ON events
         WHEN NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM events)
-            OR EXISTS (SELECT 1 FROM events WHERE event_id = NEW.event_id)
+            OR EXISTS (
+                SELECT 1 FROM events
+                WHERE substr(event_id, 1, 8) = substr(NEW.event_id, 1, 8) AND event_id = NEW.event_id
+            )
         BEGIN SELECT RAISE(ABORT, 'events only grows: a row takes the next position and a new event_id'); END
         """
     )
@@ -96,11 +103,11 @@ def create_log(db: Database) -> None:
 _LOG_MIGRATIONS = {create_log.__name__}
 
 
-def open_log(path: Path | str) -> Connection:
+def open_log(path: Path | str, cache_kib: int = CACHE_KIB) -> Connection:
     """Open events.db for writing, made or migrated as needed. Every commit is synced to disk before it returns."""
     conn = _connect(path)
     try:
-        _set_pragmas(conn, synchronous="FULL")
+        _set_pragmas(conn, synchronous="FULL", cache_kib=cache_kib)
         with transaction(conn):
             _migrate_log(conn, path)
     except BaseException as error:  # noqa: BLE001  raised again
@@ -120,15 +127,20 @@ def open_read_models(path: Path | str) -> Connection:
     """Open read_models.db for writing. Its commits are not synced: it can always be rebuilt from the log."""
     conn = _connect(path)
     try:
-        _set_pragmas(conn, synchronous="NORMAL")
+        conn.execute(f"PRAGMA page_size = {_READ_MODELS_PAGE_BYTES}")
+        _set_pragmas(conn, synchronous="NORMAL", cache_kib=CACHE_KIB)
     except BaseException as error:  # noqa: BLE001  raised again
         conn.close()
         _raise_with_path(error, path)
     return conn
 
 
-def open_reader(path: Path | str) -> Connection:
-    """Open a database of ours that nobody may write through this connection. Raises NoData if there is none."""
+def open_reader(path: Path | str, mapped_bytes: int = 0) -> Connection:
+    """Open a database of ours that nobody may write through this connection. Raises NoData if there is none.
+
+    So many bytes of the file are mapped into memory, which halves the cost of reading all over it. Not for a server:
+    a file that is cut short while it is mapped ends the process.
+    """
     if not Path(path).is_file():
         raise NoData(f"no database at {path}")
     conn = sqlite3.connect(
@@ -136,6 +148,8 @@ def open_reader(path: Path | str) -> Connection:
     )
     conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     conn.execute("PRAGMA query_only = ON")
+    if mapped_bytes:
+        conn.execute(f"PRAGMA mmap_size = {mapped_bytes}")
     return conn
 
 
@@ -193,8 +207,8 @@ def _connect(path: Path | str) -> Connection:
         _raise_with_path(error, path)
 
 
-def _set_pragmas(conn: Connection, *, synchronous: str) -> None:
+def _set_pragmas(conn: Connection, *, synchronous: str, cache_kib: int) -> None:
     conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     conn.execute("PRAGMA journal_mode = WAL")
     conn.execute(f"PRAGMA synchronous = {synchronous}")
-    conn.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    conn.execute(f"PRAGMA cache_size = -{cache_kib}")

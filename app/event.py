@@ -71,6 +71,23 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         return (self.event_time_ms, self.event_id)
 
 
+class History(msgspec.Struct, frozen=True):
+    """Events of one room in event order, and where in the log each of them stands."""
+
+    positions: list[int]
+    events: list[Event]
+
+    def __post_init__(self) -> None:
+        """Whatever a fold says rests on this order."""
+        last_ms, last_id = BEFORE_ALL
+        for event in self.events:
+            event_time_ms = event.event_time_ms
+            assert event_time_ms > last_ms or (event_time_ms == last_ms and event.event_id > last_id), (
+                f"event {event.event_id} is out of event order"
+            )
+            last_ms, last_id = event_time_ms, event.event_id
+
+
 def canonical_json(value: Any) -> str:
     """Write a JSON value with keys sorted and no white space; equal texts mean equal values (contract, law 6)."""
     return _encode_canonical(value)
@@ -97,7 +114,9 @@ def _parse_plain(body: bytes) -> tuple[Any, str] | None:
     Plain: no escapes, no floats, no number of hundreds of digits, hardly any nesting. For these msgspec writes the
     same canonical text as `json`, and without escapes an object that names a key twice loses quotes on the way.
     """
-    if b"\\" in body or body.count(b"[") + body.count(b"{") > MAX_NESTING or _LONG_NUMBER.search(body):
+    if b"\\" in body or body.count(b"[") + body.count(b"{") > MAX_NESTING:
+        return None
+    if len(body) > _SAFE_DIGITS and _LONG_NUMBER.search(body):
         return None
     try:
         value = _plain_decoder.decode(body)

@@ -1,19 +1,18 @@
 """The one idea: a read model is a fold over one room's history in event order.
 
-Pure. A fold goes on from a saved state, saves its state every `STEP` events and at the end, and says which rows of
-the read model its events give. Everything else in Roomlapse decides which events to give it.
+Pure. A fold goes on from a saved state, saves its state every `STEP` events, and says which rows of the read model its
+events give. Everything else in Roomlapse decides which events to give it.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
-from app.event import BEFORE_ALL, Event, Key
+from app.event import BEFORE_ALL, Event, History, Key
 from projections import Projection
 
-STEP = 100
+STEP = 36
 """Every STEP-th event of a room leaves its state behind: no question about the past folds more events than that."""
 
 
@@ -47,12 +46,9 @@ class Run(msgspec.Struct):
     first: tuple[Any, ...] | None
     rows: list[Any]
     saves: list[Saved]
-    """The states to keep, in order; the last is the one after the last event, if there was an event."""
-
-    @property
-    def state(self) -> Any:
-        """The state after the last event."""
-        return self.saves[-1].state
+    """The states to keep, in order: one after every STEP-th event of the room."""
+    last: Saved
+    """The state after the last event; where it went on from, if there was no event."""
 
 
 def start(projection: Projection) -> Saved:
@@ -65,44 +61,41 @@ def row_key(row: Any) -> tuple[Any, ...]:
     return tuple(getattr(row, column) for column in row.KEY[1:])
 
 
-def fold(name: str, projection: Projection, room_id: str, saved: Saved, history: Iterable[tuple[int, Event]]) -> Run:
-    """Fold a room's events, given with their positions in event order, on from a saved state that sorts before them.
+def fold(name: str, projection: Projection, room_id: str, saved: Saved, history: History) -> Run:
+    """Fold a room's events on from a saved state that sorts before them.
 
     Raises ProjectionFailed, naming the event, when the projection does.
     """
-    grows = projection.Row.GROWS
-    apply = projection.apply
-    state, events, max_position = saved.state, saved.events, saved.max_position
-    rows = list(projection.rows(room_id, state)) if grows else []
-    first = row_key(rows[0]) if rows else None
-    saves: list[Saved] = []
-    last_ms, last_id = saved.key
-    position, event_id = 0, ""
-    for position, event in history:
-        event_time_ms, event_id = event.event_time_ms, event.event_id
-        assert event_time_ms > last_ms or (event_time_ms == last_ms and event_id > last_id), (
-            f"position {position} is out of event order"
-        )
-        last_ms, last_id = event_time_ms, event_id
-        try:
-            before, state = state, apply(state, event)
-            if grows and state is not before:
-                _replace_end(rows, list(projection.rows(room_id, state)))
-        except Exception as error:
-            raise ProjectionFailed(name, position, event_id, reason_of(error)) from error
-        events += 1
-        if position > max_position:  # noqa: PLR1730  a call of max costs as much as all the rest of the loop
-            max_position = position
-        if not events % STEP:
-            saves.append(Saved(events, (last_ms, last_id), max_position, state))
-    if events % STEP or not saves:
-        saves.append(Saved(events, (last_ms, last_id), max_position, state))
-    if not grows:
-        try:
-            rows = list(projection.rows(room_id, state))
-        except Exception as error:
-            raise ProjectionFailed(name, position, event_id, reason_of(error)) from error
-    return Run(first, rows, saves)
+    positions, events = history.positions, history.events
+    assert not events or events[0].key > saved.key, f"event {events[0].event_id} is out of event order"
+    apply, rows_of, grows = projection.apply, projection.rows, projection.Row.GROWS
+    state, last, saves = saved.state, saved, []
+    event: Event | None = None
+    try:
+        rows = list(rows_of(room_id, state)) if grows else []
+        first = row_key(rows[0]) if rows else None
+        begin = 0
+        while begin < len(events):
+            end = min(begin + STEP - last.events % STEP, len(events))
+            if grows:
+                for event in events[begin:end]:
+                    before, state = state, apply(state, event)
+                    if state is not before:
+                        _replace_end(rows, list(rows_of(room_id, state)))
+            else:
+                for event in events[begin:end]:
+                    state = apply(state, event)
+            max_position = max(last.max_position, *positions[begin:end])
+            last = Saved(last.events + end - begin, events[end - 1].key, max_position, state)
+            if last.events % STEP == 0:
+                saves.append(last)
+            begin = end
+        if not grows:
+            rows = list(rows_of(room_id, state))
+    except Exception as error:
+        position = next((at for at, one in zip(positions, events, strict=True) if one is event), 0)
+        raise ProjectionFailed(name, position, event.event_id if event else "", reason_of(error)) from error
+    return Run(first, rows, saves, last)
 
 
 def reason_of(error: BaseException) -> str:
@@ -113,5 +106,8 @@ def reason_of(error: BaseException) -> str:
 def _replace_end(rows: list[Any], end: list[Any]) -> None:
     """Replace the rows from the first of `end` on; both are in the order of their keys."""
     if end:
-        del rows[bisect_left(rows, row_key(end[0]), key=row_key) :]
-        rows += end
+        key_of = attrgetter(*end[0].KEY[1:])
+        first, at = key_of(end[0]), len(rows)
+        while at and key_of(rows[at - 1]) >= first:  # nearly always the last or the one before
+            at -= 1
+        rows[at:] = end

@@ -1,23 +1,47 @@
-"""Keeps the read models of a running server at the end of the log, in a thread of its own."""
+"""Keeps the read models of a running server at the end of the log. Run as a process of its own, by `ProjectorProcess`.
+
+Folding is work for a processor: in the server's process it would hold up the answers to callbacks. A line on stdin says
+that the log has grown (`WAKE`) or that a reader waits (`WANT`); its end says stop, also when the server is gone without
+a word. Each step is reported as a line of JSON on stdout.
+"""
 
 import logging
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
 
 from app import db
 from app.data_dir import DataDir
-from app.metrics import Metrics
-from app.read_models import Checkpoint, ReadModels
+from app.logs import set_up_logging
+from app.read_models import ReadModels
 from app.replay import catch_up, going, stale_projections
 from app.store import EventStore
 
+WAKE, WANT = b"wake\n", b"want\n"
 _TICK_S = 0.5  # other processes append too (import, retry): look for their events now and then
 _RETRY_S = 1.0
-_GATHER_S = 0.1  # events that come together are cheaper together; a reader who waits for them ends this at once
+_EVERY_S = 0.5  # a room's events that are read together are cheaper; a reader who waits for them ends this at once
 
 _log = logging.getLogger(__name__)
+
+
+class Report(msgspec.Struct):
+    """Where a step led to."""
+
+    position: int
+    """What every projection that can go on has read up to."""
+    head: int
+    positions: dict[str, int]
+    stopped: dict[str, str]
+    """The projections that stopped, each with the reason."""
+    late: int
+    """How many events of the step were late."""
 
 
 class _Stopping(Exception):
@@ -25,46 +49,29 @@ class _Stopping(Exception):
 
 
 class Projector:
-    """Catches up whenever it is woken; readers wait here for the events that they have to see."""
+    """Catches up whenever it is woken, until it is stopped."""
 
-    def __init__(self, data_dir: DataDir, metrics: Metrics) -> None:
+    def __init__(self, data_dir: DataDir, report: Callable[[Report], None]) -> None:
         self._data_dir = data_dir
-        self._metrics = metrics
-        self._changed = threading.Condition()
+        self._report_to = report
         self._woken = threading.Event()
         self._wanted = threading.Event()
         self._stopping = False
-        self._position = 0
         self._stopped: set[str] = set()
-        self.on_progress: Callable[[], None] = lambda: None
-        """Called, in the projector's thread, after each step."""
-        self._thread = threading.Thread(target=self._run, name="roomlapse-projector")
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+    def wake(self, *, wanted: bool = False) -> None:
+        """Say that the log has grown, or that somebody waits for what is in it."""
+        self._woken.set()
+        if wanted:
+            self._wanted.set()
 
     def stop(self) -> None:
-        """End the thread after its current batch."""
+        """Let `run` end after the batch at hand."""
         self._stopping = True
-        self._woken.set()
-        self._wanted.set()
-        self._thread.join()
+        self.wake(wanted=True)
 
-    def wake(self) -> None:
-        """Say that the log has grown."""
-        self._woken.set()
-
-    def wait_for(self, position: int, timeout_s: float) -> bool:
-        """Wait until every projection that has not stopped has read up to a position; False if it takes too long."""
-        if self._position >= position:
-            return True
-        self._woken.set()
-        self._wanted.set()
-        with self._changed:
-            return self._changed.wait_for(lambda: self._position >= position, timeout_s)
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Follow the log until stopped, whatever goes wrong meanwhile."""
         while not self._stopping:
             try:
                 self._follow()
@@ -84,19 +91,21 @@ class Projector:
             models = self._data_dir.open_read_models()
             stack.callback(models.close)
             file = self._data_dir.read_models_file()
-            self._report(log, models)
+            self._report(log, models, 0)
 
             def meanwhile(_done: int, _total: int) -> None:  # the others go on while one is rebuilt
                 self._catch_up(log, models)
 
             self._data_dir.bring_up(log, models, meanwhile)
+            next_s = 0.0
             while not self._stopping and file == self._data_dir.read_models_file():
                 if self._woken.wait(_TICK_S):
-                    self._wanted.wait(_GATHER_S)
+                    self._wanted.wait(max(0.0, next_s - time.monotonic()))
                 elif any(self._may_go_on(name) for name in stale_projections(log, models)):
                     self._data_dir.bring_up(log, models, meanwhile)
                 self._woken.clear()
                 self._wanted.clear()
+                next_s = time.monotonic() + _EVERY_S
                 self._catch_up(log, models)
 
     def _may_go_on(self, name: str) -> bool:
@@ -109,28 +118,45 @@ class Projector:
                 raise _Stopping
             step = catch_up(log, models)
             more = step.more
-            self._metrics.late.inc(step.late)
-            self._report(log, models)  # also without a step of ours: other processes catch up too
+            self._report(log, models, step.late)  # also without a step of ours: other processes catch up too
 
-    def _report(self, log: EventStore, models: ReadModels) -> None:
+    def _report(self, log: EventStore, models: ReadModels, late: int) -> None:
         checkpoints = {name: models.checkpoint(name) for name in models.projections}
+        stopped = {name: checkpoint.error for name, checkpoint in checkpoints.items() if checkpoint.error is not None}
+        for name in stopped.keys() - self._stopped:
+            _log.error("projection stopped: %s", stopped[name], extra={"projection": name})
+        self._stopped = set(stopped)
         head = log.head().position
-        self._metrics.head.set(head)
-        for name, checkpoint in checkpoints.items():
-            self._metrics.lag.labels(name).set(head - checkpoint.position)
-            self._metrics.stopped.labels(name).set(checkpoint.error is not None)
-            self._report_stop(name, checkpoint)
+        positions = {name: checkpoint.position for name, checkpoint in checkpoints.items()}
         # Nobody waits for one that stopped, or that has to be rebuilt first: a question about it is refused.
         position = min((checkpoint.position for checkpoint in going(log, models).values()), default=head)
-        if position != self._position:
-            with self._changed:
-                self._position = position
-                self._changed.notify_all()
-            self.on_progress()
+        self._report_to(Report(position, head, positions, stopped, late))
 
-    def _report_stop(self, name: str, checkpoint: Checkpoint) -> None:
-        if checkpoint.error is None:
-            self._stopped.discard(name)
-        elif name not in self._stopped:
-            self._stopped.add(name)
-            _log.error("projection stopped: %s", checkpoint.error, extra={"projection": name})
+
+def main() -> None:
+    """Run the projector of the data directory that is given, with stdin and stdout as the file's head says."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # who is asked to stop is the server; it tells us when it is done
+    set_up_logging()
+    (path,) = sys.argv[1:]
+    out = sys.stdout.buffer
+
+    def report(report: Report) -> None:
+        try:
+            out.write(msgspec.json.encode(report) + b"\n")
+            out.flush()
+        except BrokenPipeError:
+            projector.stop()
+
+    def obey() -> None:
+        for line in sys.stdin.buffer:
+            projector.wake(wanted=line == WANT)
+        projector.stop()
+
+    projector = Projector(DataDir(Path(path)), report)
+    threading.Thread(target=obey, daemon=True).start()
+    projector.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -15,8 +15,8 @@ import msgspec
 from app import db
 from app.event import BEFORE_ALL, Event, Key
 from app.fold import Saved
-from app.read_models import ReadModels
-from app.replay import Cut, event_of, fold_at, rows_at
+from app.read_models import Checkpoint, ReadModels
+from app.replay import Cut, fold_at, rows_at
 from app.store import EventStore, Record, Rejected
 from app.tencent import UPDATE_ROOM_INFO
 from app.times import format_time
@@ -246,6 +246,8 @@ class Queries:
         self.models = models
         self.required = 0
         """The position that a read model has to have read for an answer."""
+        self._positions: dict[str, int] = {}
+        self._found_in_log: tuple[int, str] | None = None
 
     def close(self) -> None:
         """Close both connections."""
@@ -294,7 +296,7 @@ class Queries:
         """The rooms among which to look, by room_id: those that are public (hidden) in the cut, or all."""
         if public is None:
             yield from self.models.room_ids("current_room", after)
-        elif cut.upto == self._position("visibility"):
+        elif cut.upto == self._positions["visibility"]:
             yield from self.models.public_room_ids(cut.as_of_ms, public, after)
         else:
             for room_id in self.models.room_ids("visibility", after):
@@ -303,10 +305,7 @@ class Queries:
                     yield room_id
 
     def _room_row(self, room_id: str, cut: Cut) -> Any:
-        if cut == Cut(self._position("current_room")):
-            rows = self.models.rows("current_room", room_id)
-        else:
-            rows = rows_at(self.log, self.models, "current_room", room_id, cut)
+        rows = self._rows("current_room", room_id, cut)
         return rows[0] if rows else None
 
     # ---- history ----
@@ -350,8 +349,8 @@ class Queries:
         while True:
             saved = self._saved_before(room_id, until, cut)
             state, changes = saved.state, []
-            for record in self.log.history(room_id, after=saved.key, upto=cut.upto, until=until, as_of_ms=cut.as_of_ms):
-                event = event_of(record)
+            for record in self.log.records(room_id, after=saved.key, upto=cut.upto, until=until, as_of_ms=cut.as_of_ms):
+                event = record.event
                 if event.room_info is not None:
                     if record.key < end:
                         changes.append((record, _changed_by(state, event)))
@@ -372,7 +371,6 @@ class Queries:
             return set()
         overtakers = self.log.overtakers(
             room_id,
-            UPDATE_ROOM_INFO,
             behind=records[-1].key,
             before=max(record.position for record in records),
         )
@@ -410,8 +408,8 @@ class Queries:
             saved = self._saved_before(room_id, record.key, Cut(upto))
             if state is None or saved.key > reached:
                 state, reached = saved.state, saved.key
-            for earlier in self.log.history(room_id, after=reached, upto=upto, until=record.key):
-                event, reached = event_of(earlier), earlier.key
+            for earlier in self.log.records(room_id, after=reached, upto=upto, until=record.key):
+                event, reached = earlier.event, earlier.key
                 if reached == record.key:
                     change = _change(record, record.position in late, _changed_by(state, event))
                     yield RoomChange(**msgspec.structs.asdict(change), room_id=room_id)
@@ -430,7 +428,7 @@ class Queries:
         return Diff(_difference(before or {}, after or {}))
 
     def _values(self, room_id: str, cut: Cut) -> dict[str, str] | None:
-        state: current_room.State = fold_at(self.log, self.models, "current_room", room_id, cut)[1].state
+        state: current_room.State = fold_at(self.log, self.models, "current_room", room_id, cut)[1].last.state
         return {name: field.value for name, field in state.fields.items()} if state.events else None
 
     # ---- counts and visibility ----
@@ -439,7 +437,7 @@ class Queries:
         """How often each field of a room was seen and changed. Raises NotFound."""
         with self._reading("change_counts", "current_room") as position:
             cut = self._cut(position, as_of, known_at)
-            rows = rows_at(self.log, self.models, "change_counts", room_id, cut)
+            rows = self._rows("change_counts", room_id, cut)
             if not rows and self._room_row(room_id, cut) is None:
                 raise _no_room(room_id, as_of, known_at)
         return ChangeCounts(
@@ -475,7 +473,7 @@ class Queries:
         _check_window(from_ms, to_ms)
         with self._reading("visibility", "current_room") as position:
             cut = self._cut(position, as_of, known_at)
-            rows = rows_at(self.log, self.models, "visibility", room_id, cut)
+            rows = self._rows("visibility", room_id, cut)
             if not rows and self._room_row(room_id, cut) is None:
                 raise _no_room(room_id, as_of, known_at)
         end = to_ms
@@ -547,18 +545,33 @@ class Queries:
     def _reading(self, *names: str) -> Iterator[int]:
         """A consistent moment of some read models; gives the position that all of them have read."""
         with db.snapshot(self.models.conn):
-            yield min(self._position(name) for name in names)
+            self._positions = {name: self._position(name) for name in names}
+            yield min(self._positions.values())
+
+    def _rows(self, name: str, room_id: str, cut: Cut) -> list[Any]:
+        """A room's rows in a cut, at the moment that is being read."""
+        if cut == Cut(self._positions[name]):
+            return self.models.rows(name, room_id)
+        return rows_at(self.log, self.models, name, room_id, cut)
 
     def _position(self, name: str) -> int:
         checkpoint = self.models.checkpoint(name)
         if checkpoint.error is not None:
             raise Unavailable(checkpoint.error)
         version = self.models.projections[name].VERSION
-        if checkpoint.version != version or checkpoint.chain != self.log.chain_at(checkpoint.position):
+        if checkpoint.version != version or not self._is_of_this_log(checkpoint):
             raise Unavailable(f"{name} has to be rebuilt for this version or this log, and will be: try again")
         if checkpoint.position < self.required:
             raise Behind(f"{name} has read up to position {checkpoint.position} of {self.required}")
         return checkpoint.position
+
+    def _is_of_this_log(self, checkpoint: Checkpoint) -> bool:
+        place = (checkpoint.position, checkpoint.chain)
+        if place != self._found_in_log:
+            if checkpoint.chain != self.log.chain_at(checkpoint.position):
+                return False
+            self._found_in_log = place  # and stays there: the log only grows
+        return True
 
     def _cut(self, position: int, as_of: int | None, known_at: int | None) -> Cut:
         return Cut(position if known_at is None else min(position, self.log.position_at(known_at)), as_of)

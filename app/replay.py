@@ -4,30 +4,31 @@ What a projection's rows say is settled in `fold`; this file decides which event
 """
 
 import gc
-import multiprocessing
-import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
-from threading import Thread
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 
 from app import db
-from app.event import Event
+from app.event import Event, History, Key
 from app.fold import ProjectionFailed, Run, Saved, fold, reason_of, start
 from app.read_models import Checkpoint, ReadModels
-from app.store import EventStore, Record
-from app.tencent import read_event
+from app.store import EventStore
+from app.workers import workers
 from projections import ALL, Projection
 
-BATCH = 500
+BATCH = 2000
 """Events that one transaction of `catch_up` covers, at most."""
 REBUILD_FROM = 20_000
 """From so many unread events on, a projection that has read none is rebuilt: room by room is faster."""
 REBUILD_PREFIX = "rebuild_"
 _CHUNK_EVENTS = 20_000  # a task of a rebuild: whole rooms, of about so many events
+MAPPED_BYTES = 2**31 - 2**16
+"""As much of the log as SQLite maps: for processes that fold room after room, which is all over the file."""
 _MAX_TIME_MS = 2**63 - 1
 
 Progress = Callable[[int, int], None]
@@ -55,20 +56,6 @@ class CaughtUp(msgspec.Struct, frozen=True):
 
 def no_progress(done: int, total: int) -> None:
     """Tell nobody."""
-
-
-def event_of(record: Record) -> Event:
-    """Make the event that projections see from a row of a room's log."""
-    assert record.room_id is not None, f"position {record.position} belongs to no room"
-    return read_event(
-        record.event_id, record.event_time_ms, record.room_id, record.command, record.operator, record.body
-    )
-
-
-def events_of(records: Iterable[Record]) -> Iterator[tuple[int, Event]]:
-    """Rows of the log as `fold` takes them."""
-    for record in records:
-        yield record.position, event_of(record)
 
 
 # ---- catching up: in log order, one transaction a batch ----
@@ -149,38 +136,90 @@ def going(log: EventStore, models: ReadModels) -> dict[str, Checkpoint]:
     }
 
 
+class _Batch:
+    """Unread events up to a position: each room's in event order, and the histories that late ones reach back into.
+
+    Read once for all projections.
+    """
+
+    def __init__(self, log: EventStore, rooms: Mapping[str, list[tuple[int, Event]]], upto: int) -> None:
+        self.log = log
+        self.upto = upto
+        self.rooms = {room_id: _in_event_order(arrivals) for room_id, arrivals in rooms.items()}
+        self._histories: dict[tuple[str, Key], History] = {}
+
+    def history(self, room_id: str, after: Key) -> History:
+        """A room's events behind a place in event order, the unread ones among them."""
+        found = self._histories.get((room_id, after))
+        if found is None:
+            found = self._histories[room_id, after] = self.log.history(room_id, after=after, upto=self.upto)
+        return found
+
+    def behind(self, position: int) -> "_Batch":
+        """Those of the events that stand behind a position."""
+        rooms = {}
+        for room_id, history in self.rooms.items():
+            arrivals = [pair for pair in zip(history.positions, history.events, strict=True) if pair[0] > position]
+            if arrivals:
+                rooms[room_id] = arrivals
+        return _Batch(self.log, rooms, self.upto)
+
+    def one_by_one(self) -> Iterator["_Batch"]:
+        """Each of the events alone, in log order."""
+        arrivals = [
+            (position, room_id, event)
+            for room_id, history in self.rooms.items()
+            for position, event in zip(history.positions, history.events, strict=True)
+        ]
+        for position, room_id, event in sorted(arrivals, key=itemgetter(0)):
+            yield _Batch(self.log, {room_id: [(position, event)]}, position)
+
+
+def _in_event_order(arrivals: list[tuple[int, Event]]) -> History:
+    if len(arrivals) > 1:
+        arrivals = sorted(arrivals, key=lambda arrival: arrival[1].key)
+    return History([position for position, _ in arrivals], [event for _, event in arrivals])
+
+
 def _read_on(log: EventStore, models: ReadModels, limit: int) -> CaughtUp:
     checkpoints = going(log, models)
     if not checkpoints:
         return CaughtUp(0, 0, more=False)
     after = min(checkpoint.position for checkpoint in checkpoints.values())
-    records = log.tail(after, limit)
-    if not records:
+    head = log.head().position
+    upto = min(head, after + limit)
+    if upto <= after:
         return CaughtUp(0, 0, more=False)
-    events = {record.position: event_of(record) for record in records if record.room_id is not None}
+    batch = _Batch(log, log.unread(after, upto), upto)
     late = 0
     for name, checkpoint in checkpoints.items():
-        fresh = [record for record in records if record.position > checkpoint.position]
         models.keep_heads(name, checkpoint.position)
-        if fresh:
-            late = max(late, _project(log, models, name, fresh, events))
-    return CaughtUp(len(records), late, more=len(records) == limit)
+        if checkpoint.position < upto:
+            fresh = batch if checkpoint.position == after else batch.behind(checkpoint.position)
+            late = max(late, _project(models, name, fresh))
+    return CaughtUp(upto - after, late, more=upto < head)
 
 
-def _project(log: EventStore, models: ReadModels, name: str, records: list[Record], events: Mapping[int, Event]) -> int:
-    """Take a projection over some records; if one of them makes it fail, stop it right before that one."""
+def _project(models: ReadModels, name: str, batch: _Batch) -> int:
+    """Take a projection over a batch; return how many of its events were late.
+
+    If one of them makes the projection fail, stop it right before that one.
+    """
     try:
         with db.savepoint(models.conn):
-            return _advance(log, models, name, records, events)
-    except ProjectionFailed as failure:
+            return _advance(models, name, batch)
+    except ProjectionFailed:
         models.forget_heads()
-        if len(records) == 1:
-            stop(models, name, failure)
-            return 0
     late = 0
-    for record in records:  # one by one, up to the one that fails
-        if models.checkpoint(name).error is None:
-            late += _project(log, models, name, [record], events)
+    for single in batch.one_by_one():
+        try:
+            with db.savepoint(models.conn):
+                late += _advance(models, name, single)
+        except ProjectionFailed as failure:
+            models.forget_heads()
+            stop(models, name, failure)
+            return late
+    _move_checkpoint(models, name, batch)  # behind the last of these there may be events of no room
     return late
 
 
@@ -189,55 +228,55 @@ def stop(models: ReadModels, name: str, failure: ProjectionFailed) -> None:
     models.save_checkpoint(name, msgspec.structs.replace(models.checkpoint(name), error=str(failure)))
 
 
-def _advance(log: EventStore, models: ReadModels, name: str, records: list[Record], events: Mapping[int, Event]) -> int:
-    """Fold some records and write what comes of it; return how many were late. Raises ProjectionFailed."""
-    plan = _plan(log, models, name, records, events)
-    last = records[-1]
+def _advance(models: ReadModels, name: str, batch: _Batch) -> int:
+    """Fold a batch and write what comes of it; return how many were late. Raises ProjectionFailed."""
+    projection = models.projections[name]
+    runs, late = [], 0
+    for room_id, fresh in batch.rooms.items():
+        first = fresh.events[0].key
+        saved = models.head(name, room_id)
+        if saved is not None and saved.key < first:
+            history, furthest = fresh, saved.key
+        else:
+            saved = models.saved_before(name, room_id, first)
+            history = batch.history(room_id, saved.key)
+            furthest = _last_before(history, min(fresh.positions), saved.key)
+        runs.append((room_id, saved, fold(name, projection, room_id, saved, history)))
+        late += _late_among(fresh, furthest)
     try:
-        for room_id, saved, run, head in plan:
-            models.write(name, room_id, saved, run, head=head)
+        models.write(name, runs)
     except db.UNFIT_VALUE as error:
-        raise ProjectionFailed(name, last.position, last.event_id, reason_of(error)) from error
-    models.save_checkpoint(name, Checkpoint(models.projections[name].VERSION, last.position, last.chain, None))
-    heads = {room_id: head for room_id, _, _, head in plan}
-    return sum(_late_among(room, heads[room_id]) for room_id, room in _by_room(records).items())
-
-
-def _late_among(records: list[Record], head: Saved) -> int:
-    """How many of a room's records, in log order, arrived after one that sorts behind them."""
-    late, furthest = 0, head.key
-    for record in records:
-        if record.key < furthest:
-            late += 1
-        furthest = max(furthest, record.key)
+        *_, event = fresh.events
+        raise ProjectionFailed(name, fresh.positions[-1], event.event_id, reason_of(error)) from error
+    _move_checkpoint(models, name, batch)
     return late
 
 
-def _by_room(records: list[Record]) -> dict[str, list[Record]]:
-    rooms: dict[str, list[Record]] = {}
-    for record in records:
-        if record.room_id is not None:
-            rooms.setdefault(record.room_id, []).append(record)
-    return rooms
+def _move_checkpoint(models: ReadModels, name: str, batch: _Batch) -> None:
+    chain = batch.log.chain_at(batch.upto)
+    assert chain is not None, f"the log has no position {batch.upto}"
+    models.save_checkpoint(name, Checkpoint(models.projections[name].VERSION, batch.upto, chain, None))
 
 
-def _plan(
-    log: EventStore, models: ReadModels, name: str, records: list[Record], events: Mapping[int, Event]
-) -> list[tuple[str, Saved, Run, Saved]]:
-    """Fold without writing: for each room, the state that the fold goes on from, what it gives, and the last state."""
-    plan = []
-    upto = records[-1].position
-    for room_id, fresh in _by_room(records).items():
-        fresh.sort(key=lambda record: record.key)
-        head = models.head(name, room_id)
-        first = fresh[0].key
-        saved = head if head.key < first else models.saved_before(name, room_id, first)
-        if saved.key == head.key:
-            history: Iterable[tuple[int, Event]] = [(record.position, events[record.position]) for record in fresh]
+def _last_before(history: History, position: int, key: Key) -> Key:
+    """The last place in event order among a history's events that arrived before a position, `key` if there is none."""
+    for at, event in zip(reversed(history.positions), reversed(history.events), strict=True):
+        if at < position:
+            return event.key
+    return key
+
+
+def _late_among(fresh: History, furthest: Key) -> int:
+    """How many of a room's unread events arrived after one that sorts behind them; `furthest` sorts last before."""
+    if len(fresh.events) == 1:
+        return int(fresh.events[0].key < furthest)
+    late = 0
+    for _, event in sorted(zip(fresh.positions, fresh.events, strict=True), key=itemgetter(0)):
+        if event.key < furthest:
+            late += 1
         else:
-            history = events_of(log.history(room_id, after=saved.key, upto=upto))
-        plan.append((room_id, saved, fold(name, models.projections[name], room_id, saved, history), head))
-    return plan
+            furthest = event.key
+    return late
 
 
 # ---- time travel: the same fold over another cut ----
@@ -258,8 +297,8 @@ def fold_at(log: EventStore, models: ReadModels, name: str, room_id: str, cut: C
     """Fold a room up to a cut; return the saved state it went on from and what came of it."""
     as_of_ms = _MAX_TIME_MS if cut.as_of_ms is None else cut.as_of_ms
     saved = models.saved_at(name, room_id, as_of_ms, cut.upto)
-    history = log.history(room_id, after=saved.key, upto=cut.upto, as_of_ms=cut.as_of_ms)
-    return saved, fold(name, models.projections[name], room_id, saved, events_of(history))
+    history = log.history(room_id, after=saved.key, upto=cut.upto, as_of_ms=as_of_ms)
+    return saved, fold(name, models.projections[name], room_id, saved, history)
 
 
 # ---- rebuild: room by room, beside the live tables ----
@@ -330,58 +369,46 @@ def _fold_rooms(
     log: EventStore, projections: Mapping[str, Projection], upto: int, jobs: int, stack: ExitStack
 ) -> Iterator[tuple[Flat, int]]:
     """Fold all rooms, some at a time; give the columns of their rows and states, and how many events that took."""
-    chunks = list(_chunks(log.room_sizes(upto)))
-    if jobs == 1 or len(chunks) < 2:
-        for first, last, events in chunks:
-            yield _fold_chunk(log, projections, first, last, upto), events
+    ranges = log.room_ranges(_CHUNK_EVENTS)
+    if jobs == 1:
+        for behind, last in ranges:
+            yield _fold_range(log, projections, behind, last, upto)
         return
-    pool = stack.enter_context(
-        ProcessPoolExecutor(
-            min(jobs, len(chunks)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_Worker.open,
-            initargs=(log.path, tuple(projections)),
-        )
-    )
-    stack.callback(pool.shutdown, cancel_futures=True)
-    waiting: list[tuple[Future[Flat], int]] = []
-    for first, last, events in chunks:
-        waiting.append((pool.submit(_Worker.fold_chunk, first, last, upto), events))
+    pool = stack.enter_context(workers(jobs, _Worker.open, log.path, tuple(projections)))
+    waiting: deque[Future[tuple[Flat, int]]] = deque()
+    for behind, last in ranges:
+        waiting.append(pool.submit(_Worker.fold_range, behind, last, upto))
         if len(waiting) > 2 * jobs:  # bounded: results wait in memory until they are written
-            future, count = waiting.pop(0)
-            yield future.result(), count
-    for future, count in waiting:
-        yield future.result(), count
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
-def _chunks(sizes: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str, int]]:
-    """Cut the rooms, in order, into ranges (first room, last room, events) of about the same number of events."""
-    first, events = None, 0
-    last = ""
-    for room_id, size in sizes:
-        first = room_id if first is None else first
-        last, events = room_id, events + size
-        if events >= _CHUNK_EVENTS:
-            yield first, last, events
-            first, events = None, 0
-    if first is not None:
-        yield first, last, events
-
-
-def _fold_chunk(log: EventStore, projections: Mapping[str, Projection], first: str, last: str, upto: int) -> Flat:
+def _fold_range(
+    log: EventStore, projections: Mapping[str, Projection], behind: str, last: str | None, upto: int
+) -> tuple[Flat, int]:
+    """Fold the rooms of a range from their first events; give the columns, and how many events that took."""
     tables = ReadModels(log.conn, projections)  # for its way of making columns; it writes nothing
     flat: Flat = {name: ([], []) for name in projections}
-    for room_id, history in log.histories(first=first, last=last, upto=upto):
-        for name, projection in projections.items():
-            run = fold(name, projection, room_id, start(projection), history)
-            try:
-                rows, states = tables.flatten(name, room_id, run)
-            except db.UNFIT_VALUE as error:
-                position, event = history[-1]
-                raise ProjectionFailed(name, position, event.event_id, reason_of(error)) from error
-            flat[name][0].extend(rows)
-            flat[name][1].extend(states)
-    return flat
+    events = 0
+    collecting = gc.isenabled()
+    gc.disable()  # a fold makes millions of small objects and no cycles; the collector would look at them all
+    try:
+        for room_id, history in log.histories(behind=behind, last=last, upto=upto):
+            events += len(history.events)
+            for name, projection in projections.items():
+                run = fold(name, projection, room_id, start(projection), history)
+                try:
+                    rows, states = tables.flatten(name, room_id, run)
+                except db.UNFIT_VALUE as error:
+                    position, event = history.positions[-1], history.events[-1]
+                    raise ProjectionFailed(name, position, event.event_id, reason_of(error)) from error
+                flat[name][0].extend(rows)
+                flat[name][1].extend(states)
+    finally:
+        if collecting:
+            gc.enable()
+    return flat, events
 
 
 class _Worker:
@@ -392,18 +419,9 @@ class _Worker:
 
     @classmethod
     def open(cls, path: str, names: tuple[str, ...]) -> None:
-        cls.log = EventStore(db.open_reader(path))
-        gc.disable()  # a fold makes millions of small objects and no cycles; the collector would look at them all
+        cls.log = EventStore(db.open_reader(path, mapped_bytes=MAPPED_BYTES))
         cls.projections = {name: ALL[name] for name in names}
-        Thread(target=cls._end_with_parent, daemon=True).start()
 
     @classmethod
-    def fold_chunk(cls, first: str, last: str, upto: int) -> Flat:
-        return _fold_chunk(cls.log, cls.projections, first, last, upto)
-
-    @staticmethod
-    def _end_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)  # a killed parent cannot end its pool; nothing here is worth finishing
+    def fold_range(cls, behind: str, last: str | None, upto: int) -> tuple[Flat, int]:
+        return _fold_range(cls.log, cls.projections, behind, last, upto)

@@ -81,6 +81,7 @@ class Running:
             access_log=False,  # its lines would hold each callback's Sign
             log_config=None,
             server_header=False,
+            proxy_headers=False,  # nothing asks where a request comes from
             backlog=_BACKLOG,
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )

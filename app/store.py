@@ -1,18 +1,20 @@
 """The event store: the immutable log and the quarantine beside it. The only SQL on `events` and `rejected`.
 
-Two orders, two methods that never mix: `tail` reads in log order (position), `history` and `histories` read in event
-order (event_time_ms, event_id).
+Two orders that never mix: `tail` and `unread` read in log order (position); `records`, `history` and `histories` in
+event order (event_time_ms, event_id).
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 
 from app import db
-from app.event import BEFORE_ALL, Event, Key
-from app.tencent import Callback, read_event
+from app.event import BEFORE_ALL, Event, History, Key
+from app.tencent import UPDATE_ROOM_INFO, Callback, command_of, operator_of, read_event
 
 MAX_REJECTED = 10_000
 GENESIS = "0" * 64
@@ -54,15 +56,13 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A row of `events`. `operator` is JSON text, or None where the callback does not name one."""
+    """A row of `events`."""
 
     position: int
     event_id: str
     room_id: str | None
-    command: str
     event_time_ms: int
     received_at_ms: int
-    operator: str | None
     client_ip: str | None
     platform: str | None
     chain: str
@@ -72,6 +72,22 @@ class Record(msgspec.Struct, frozen=True):
     def key(self) -> Key:
         """The place in the room's event order."""
         return (self.event_time_ms, self.event_id)
+
+    @property
+    def command(self) -> str:
+        """What the callback is about, as its body says."""
+        return command_of(self.body)
+
+    @property
+    def operator(self) -> str:
+        """Who did it, as JSON text; `null` if the callback does not say."""
+        return operator_of(self.body)
+
+    @property
+    def event(self) -> Event:
+        """The event as projections see it; for an event of a room."""
+        assert self.room_id is not None, f"position {self.position} belongs to no room"
+        return read_event(self.event_id, self.event_time_ms, self.room_id, self.body)
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -86,7 +102,8 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 _MAX_PARAMETERS = 500
-_MIN_PREFIX = 8
+_MAX_TIME_MS = 2**63 - 1
+_PREFIX = 8  # digits of an event_id that the index holds
 _COLUMNS = ", ".join(Record.__struct_fields__)
 _INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES ({', '.join('?' * len(Record.__struct_fields__))})"
 
@@ -99,9 +116,18 @@ def next_chain(chain: str, event_id: str, received_at_ms: int, body: str) -> str
     return hashlib.sha256(f"{chain}{event_id}{received_at_ms}{body}".encode()).hexdigest()
 
 
-def _break_ties(history: list[tuple[int, Event]]) -> list[tuple[int, Event]]:
-    # SQLite would carry whole rows, bodies included, through its sorter to order the few that share a millisecond.
-    return sorted(history, key=lambda pair: pair[1].key)
+_EVENT_COLUMNS = "event_id, event_time_ms, room_id, body, position"
+"""What `read_event` takes, and where the event stands."""
+_room_id_of = itemgetter(2)
+
+
+def _history_of(rows: Iterable[tuple[Any, ...]]) -> History:
+    """Make a history of rows of `_EVENT_COLUMNS` that come by event_time_ms."""
+    rows = list(rows)
+    if len(rows) > len({row[1] for row in rows}):
+        # SQLite would carry whole rows, bodies included, through its sorter to order the few that share a millisecond.
+        rows.sort(key=lambda row: (row[1], row[0]))
+    return History([row[4] for row in rows], [read_event(*row[:4]) for row in rows])
 
 
 class EventStore:
@@ -149,10 +175,8 @@ class EventStore:
                     position,
                     callback.event_id,
                     callback.room_id,
-                    callback.command,
                     event_time_ms,
                     received_at_ms,
-                    callback.operator,
                     arrival.client_ip,
                     arrival.platform,
                     chain,
@@ -226,9 +250,10 @@ class EventStore:
 
     def get(self, event_id: str) -> Record | None:
         """One event by its id, or by the first digits of it if they are at least eight and no other's begins so."""
-        last = event_id + "g" if len(event_id) >= _MIN_PREFIX else event_id
         rows = self.conn.execute(
-            f"SELECT {_COLUMNS} FROM events WHERE event_id >= ? AND event_id <= ? LIMIT 2", (event_id, last)
+            f"SELECT {_COLUMNS} FROM events WHERE substr(event_id, 1, {_PREFIX}) = ?"
+            " AND substr(event_id, 1, ?) = ? LIMIT 2",
+            (event_id[:_PREFIX], max(len(event_id), _PREFIX), event_id),
         ).fetchall()
         return Record(*rows[0]) if len(rows) == 1 else None
 
@@ -250,7 +275,57 @@ class EventStore:
                 high = middle - 1
         return low
 
-    def history(
+    def unread(self, after: int, upto: int) -> dict[str, list[tuple[int, Event]]]:
+        """The events of each room at positions after < p <= upto, with their positions, in log order."""
+        rooms: dict[str, list[tuple[int, Event]]] = {}
+        for row in self.conn.execute(
+            f"SELECT {_EVENT_COLUMNS} FROM events"
+            " WHERE position > ? AND position <= ? AND room_id IS NOT NULL ORDER BY position",
+            (after, upto),
+        ):
+            rooms.setdefault(row[2], []).append((row[4], read_event(*row[:4])))
+        return rooms
+
+    def history(self, room_id: str, *, upto: int, after: Key = BEFORE_ALL, as_of_ms: int = _MAX_TIME_MS) -> History:
+        """A room's events that sort behind `after`, stand at positions <= upto, and happened at or before a time."""
+        rows = self.conn.execute(
+            f"SELECT {_EVENT_COLUMNS} FROM events INDEXED BY events_by_room WHERE room_id = ?"
+            " AND event_time_ms >= ? AND (event_time_ms > ? OR event_id > ?)"
+            " AND event_time_ms <= ? AND position <= ? ORDER BY event_time_ms",
+            (room_id, after[0], *after, as_of_ms, upto),
+        )
+        return _history_of(rows)
+
+    def histories(self, *, upto: int, behind: str = "", last: str | None = None) -> Iterator[tuple[str, History]]:
+        """Each room behind one room_id, up to another (None: to the end), with its history at positions <= upto."""
+        rows = self.conn.execute(
+            f"SELECT {_EVENT_COLUMNS} FROM events INDEXED BY events_by_room"
+            f" WHERE room_id > ?{'' if last is None else ' AND room_id <= ?'} AND position <= ?"
+            " ORDER BY room_id, event_time_ms",
+            (behind, upto) if last is None else (behind, last, upto),
+        )
+        for room_id, of_room in groupby(rows, _room_id_of):
+            yield room_id, _history_of(of_room)
+
+    def room_ranges(self, events: int) -> Iterator[tuple[str, str | None]]:
+        """Cut the rooms into ranges (behind a room_id, up to another) of about so many events; the last has no end.
+
+        A room is never cut. Each range is one short look at the index: nothing is held open in between.
+        """
+        behind = ""
+        while True:
+            last = self._value(
+                "SELECT room_id FROM events INDEXED BY events_by_room WHERE room_id > ?"
+                " ORDER BY room_id LIMIT 1 OFFSET ?",
+                behind,
+                events - 1,
+            )
+            yield behind, last
+            if last is None:
+                return
+            behind = last
+
+    def records(
         self,
         room_id: str,
         *,
@@ -278,44 +353,14 @@ class EventStore:
             if record.key > after and (until is None or record.key <= until):
                 yield record
 
-    def histories(self, *, first: str, last: str, upto: int) -> Iterator[tuple[str, list[tuple[int, Event]]]]:
-        """Each room from `first` to `last` with its whole history at positions <= upto: positions and events, in
-        event order."""
-        rows = self.conn.execute(
-            "SELECT position, event_id, event_time_ms, room_id, command, operator, body"
-            " FROM events INDEXED BY events_by_room"
-            " WHERE room_id >= ? AND room_id <= ? AND position <= ? ORDER BY room_id, event_time_ms",
-            (first, last, upto),
-        )
-        room_id, last_ms, tied = first, None, False
-        history: list[tuple[int, Event]] = []
-        for row in rows:
-            if row[3] != room_id:
-                if history:
-                    yield room_id, _break_ties(history) if tied else history
-                room_id, last_ms, tied, history = row[3], None, False, []
-            tied = tied or row[2] == last_ms
-            last_ms = row[2]
-            history.append((row[0], read_event(*row[1:])))
-        if history:
-            yield room_id, _break_ties(history) if tied else history
-
-    def overtakers(self, room_id: str, command: str, *, behind: Key, before: int) -> list[tuple[int, Key]]:
-        """Where a room's events of one command stand that sort behind `behind` but came before a position."""
+    def overtakers(self, room_id: str, *, behind: Key, before: int) -> list[tuple[int, Key]]:
+        """Where a room's updates stand that sort behind `behind` but came before a position."""
         rows = self.conn.execute(
             "SELECT position, event_time_ms, event_id FROM events INDEXED BY events_by_room"
             " WHERE room_id = ? AND event_time_ms >= ? AND position < ? AND command = ?",
-            (room_id, behind[0], before, command),
+            (room_id, behind[0], before, UPDATE_ROOM_INFO),
         )
         return [(position, (time_ms, event_id)) for position, time_ms, event_id in rows if (time_ms, event_id) > behind]
-
-    def room_sizes(self, upto: int) -> Iterator[tuple[str, int]]:
-        """Each room's id and how many events it has at positions <= upto, by room_id."""
-        yield from self.conn.execute(
-            "SELECT room_id, count(*) FROM events INDEXED BY events_by_room"
-            " WHERE room_id IS NOT NULL AND position <= ? GROUP BY room_id ORDER BY room_id",
-            (upto,),
-        )
 
     def rejected_count(self) -> int:
         """How many bodies are in quarantine."""
@@ -337,7 +382,12 @@ class EventStore:
         for begin in range(0, len(event_ids), _MAX_PARAMETERS):
             some = event_ids[begin : begin + _MAX_PARAMETERS]
             marks = ", ".join("?" * len(some))
-            found.update(self.conn.execute(f"SELECT event_id, position FROM events WHERE event_id IN ({marks})", some))
+            found.update(
+                self.conn.execute(
+                    f"SELECT event_id, position FROM events WHERE substr(event_id, 1, {_PREFIX}) IN ({marks})",
+                    [event_id[:_PREFIX] for event_id in some],
+                )
+            )
         return found
 
     def _value(self, sql: str, *args: Any) -> Any:

@@ -8,9 +8,9 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import unquote_plus, urlencode
 
 import msgspec
 
@@ -60,33 +60,37 @@ class Callback(msgspec.Struct, frozen=True):
 
     event_id: str
     room_id: str | None
-    command: str
     event_time_ms: int | None
     """None where the callback has none that can be used: the log then takes the time of receipt."""
-    operator: str | None
-    """Operator_Account as JSON text: canonical, but for a float, which stays as it came. None if absent."""
     body: str
 
 
 def decode_query(query_string: bytes) -> Query:
     """Read the callback's query parameters. Raises Refused(403) when there are too many to be a callback's."""
-    try:
-        pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
-    except ValueError:
-        raise Refused(403, "too many query parameters", "forbidden") from None
-    values: dict[str, list[str]] = {}
-    for name, value in pairs:
-        values.setdefault(name.lower(), []).append(value)
-
-    def only(name: str) -> str | None:
-        found = values.get(name, ())
-        return found[0] if len(found) == 1 else None
-
-    def text(name: str) -> str | None:
-        found = values.get(name, [""])[0][:_MAX_QUERY_VALUE]
-        return found or None
-
-    return Query(only("sdkappid"), only("sign"), only("requesttime"), text("clientip"), text("optplatform"))
+    pairs = query_string.decode("latin-1").split("&")
+    if len(pairs) > _MAX_QUERY_FIELDS:
+        raise Refused(403, "too many query parameters", "forbidden")
+    first: dict[str, str] = {}
+    repeated = set()
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if "%" in pair or "+" in pair:
+            name, value = unquote_plus(name, errors="replace"), unquote_plus(value, errors="replace")
+        name = name.lower()
+        if name in first:
+            repeated.add(name)
+        else:
+            first[name] = value
+    client_ip, platform = first.get("clientip"), first.get("optplatform")
+    for name in repeated:
+        del first[name]
+    return Query(
+        first.get("sdkappid"),
+        first.get("sign"),
+        first.get("requesttime"),
+        client_ip[:_MAX_QUERY_VALUE] if client_ip else None,
+        platform[:_MAX_QUERY_VALUE] if platform else None,
+    )
 
 
 def check_app(query: Query, sdk_app_id: str) -> None:
@@ -131,15 +135,7 @@ def decode(body: bytes, now_ms: int) -> Callback:
     else:
         room_id = _room_id_of_sibling(content)
         event_time_ms = _event_time_of_sibling(content, now_ms)
-    operator = _operator_of(content, body) if "Operator_Account" in content else None
-    return Callback(event_id_of(canonical), room_id, command, event_time_ms, operator, body.decode())
-
-
-def _operator_of(content: dict[str, Any], body: bytes) -> str:
-    operator = content["Operator_Account"]
-    if operator is None or isinstance(operator, (str, int)):
-        return canonical_json(operator)
-    return bytes(_OPERATOR.decode(body).operator).decode()  # as it came: a float would be rounded
+    return Callback(event_id_of(canonical), room_id, event_time_ms, body.decode())
 
 
 def _room_id_of_update(content: dict[str, Any]) -> str:
@@ -189,29 +185,29 @@ def _room_id_problem(room_id: str) -> str | None:
     return None
 
 
-class _Operator(msgspec.Struct):
-    operator: msgspec.Raw = msgspec.field(name="Operator_Account")
+class _Stored(msgspec.Struct):
+    command: str = msgspec.field(name="CallbackCommand")
+    operator: msgspec.Raw = msgspec.field(name="Operator_Account", default=msgspec.Raw(b"null"))
+    room_info: msgspec.Raw = msgspec.field(name="RoomInfo", default=msgspec.Raw())
 
 
-_OPERATOR = msgspec.json.Decoder(_Operator)
-
-
-class _Update(msgspec.Struct):
-    room_info: dict[str, msgspec.Raw] = msgspec.field(name="RoomInfo")
-
-
-_UPDATE = msgspec.json.Decoder(_Update)
+_decode_stored = msgspec.json.Decoder(_Stored).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 # Texts that are their own canonical form: plain strings, integers, true, false, null.
 _CANONICAL = re.compile(rb'"[^"\\]*"|[1-9][0-9]*|-[1-9][0-9]*|0|true|false|null')
 _MAX_REMEMBERED_BYTES = 256
 _MAX_REMEMBERED_TEXTS = 20_000
 
 
-class _CanonicalTexts(dict[bytes, str]):
-    """The canonical text of a value as received. Values recur: a room's name, its cover, true, false."""
+class _Texts(dict[bytes, str]):
+    """What becomes of values as received. They recur: a room's name, its cover, true, false, who moderates."""
+
+    def __init__(self, text_of: Callable[[bytes], str]) -> None:
+        super().__init__()
+        self._text_of = text_of
 
     def __missing__(self, raw: bytes) -> str:
-        text = raw.decode() if _CANONICAL.fullmatch(raw) else canonical_json(json.loads(raw))
+        text = raw.decode() if _CANONICAL.fullmatch(raw) else self._text_of(raw)
         if len(raw) <= _MAX_REMEMBERED_BYTES:
             if len(self) >= _MAX_REMEMBERED_TEXTS:
                 self.clear()
@@ -219,16 +215,44 @@ class _CanonicalTexts(dict[bytes, str]):
         return text
 
 
-_canonical_texts = _CanonicalTexts()
+def _canonical_text(raw: bytes) -> str:
+    return canonical_json(json.loads(raw))
 
 
-def read_event(event_id: str, event_time_ms: int, room_id: str, command: str, operator: str | None, body: str) -> Event:
+def _operator_text(raw: bytes) -> str:
+    operator = json.loads(raw)
+    if operator is None or isinstance(operator, (str, int)):
+        return canonical_json(operator)
+    return raw.decode()  # as it came: a float would be rounded
+
+
+_canonical_texts = _Texts(_canonical_text)
+_operator_texts = _Texts(_operator_text)
+
+
+def read_event(event_id: str, event_time_ms: int, room_id: str, body: str) -> Event:
     """Make the Event of a stored row. The body passed `decode` when it was stored and is trusted here."""
+    stored = _decode_stored(body)
     room_info = None
-    if command == UPDATE_ROOM_INFO:
-        room_info = {name: _canonical_texts[bytes(raw)] for name, raw in _UPDATE.decode(body).room_info.items()}
+    if stored.command == UPDATE_ROOM_INFO:
+        texts = _canonical_texts
+        room_info = {name: texts[bytes(raw)] for name, raw in _decode_fields(stored.room_info).items()}
         del room_info["RoomId"]
-    return Event(event_id, event_time_ms, room_id, command, operator or "null", room_info, body)
+    operator = _operator_texts[bytes(stored.operator)]
+    return Event(event_id, event_time_ms, room_id, stored.command, operator, room_info, body)
+
+
+def command_of(body: str) -> str:
+    """Read the command from a stored body."""
+    return _decode_stored(body).command
+
+
+def operator_of(body: str) -> str:
+    """Read Operator_Account from a stored body, as JSON text: canonical, but for a float, which stays as it came.
+
+    `null` if the callback does not say.
+    """
+    return _operator_texts[bytes(_decode_stored(body).operator)]
 
 
 QUERY_FIELDS: dict[str, str] = {

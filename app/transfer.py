@@ -1,17 +1,27 @@
 """Import and export: the log as JSON lines, streamed, so that memory stays flat whatever its size."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from itertools import chain, islice
 from typing import IO, Any
 
 import msgspec
 
 from app.store import Arrival, EventStore
 from app.tencent import MAX_AHEAD_MS, MAX_BODY_BYTES, Invalid, decode
+from app.workers import workers
 
 BATCH = 2000
+IMPORT_LINES, IMPORT_BYTES = 10_000, 16 * 2**20
+"""What one commit of an import takes at the most. Large ones are cheaper: ids come in no order, and each commit writes
+every page of the index that it touched."""
+IMPORT_CACHE_KIB = 128 * 1024
+_AHEAD = 3  # batches of lines that are read, or wait to be stored
 MAX_LINE_BYTES = 8 * MAX_BODY_BYTES  # a body of control characters grows sixfold when it is written as a JSON string
 
-Report = Callable[[int], None]
+Report = Callable[[int, int], None]
+"""Told now and then how many lines are done, and how many bytes of them."""
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,44 +70,96 @@ def export_lines(log: EventStore) -> Iterator[bytes]:
         position = records[-1].position
 
 
+class _Lines(msgspec.Struct):
+    """Lines of a file, the first of which has a number."""
+
+    first: int
+    lines: list[bytes]
+    size: int
+
+
+class _Read(msgspec.Struct):
+    """What lines turned out to be."""
+
+    arrivals: list[Arrival]
+    rejected: list[RejectedLine]
+
+
 def import_lines(
     log: EventStore,
     lines: Iterable[bytes],
     now_ms: Callable[[], int],
     on_rejected: Callable[[RejectedLine], None],
-    on_batch: Report = lambda done: None,
+    on_batch: Report = lambda lines, size: None,
 ) -> Imported:
     """Append callbacks from JSON lines, a synced commit for each few thousand; tell about every line not taken.
 
     What was committed stays when it is interrupted; run again, it finds those as duplicates and ends the same.
     """
     total = Imported()
-    batch: list[Arrival] = []
-
-    def commit() -> None:
-        for appended in log.append(batch):
-            if appended.duplicate:
-                total.duplicates += 1
-            else:
-                total.accepted += 1
-        batch.clear()
-
-    number = 0
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            batch.append(_arrival(line, now_ms()))
-        except Invalid as invalid:
-            total.rejected += 1
-            on_rejected(RejectedLine(number, str(invalid)))
-        if len(batch) == BATCH:
-            commit()
-            on_batch(number)
-    if batch:
-        commit()
-    on_batch(number)
+    size = 0
+    for batch, read in _read_all(_batches(lines), now_ms):
+        for rejected in read.rejected:
+            on_rejected(rejected)
+        duplicates = sum(appended.duplicate for appended in log.append(read.arrivals))
+        total.duplicates += duplicates
+        total.accepted += len(read.arrivals) - duplicates
+        total.rejected += len(read.rejected)
+        size += batch.size
+        on_batch(batch.first + len(batch.lines) - 1, size)
     return total
+
+
+def _batches(lines: Iterable[bytes]) -> Iterator[_Lines]:
+    batch = _Lines(1, [], 0)
+    for line in lines:
+        batch.lines.append(line)
+        batch.size += len(line)
+        if len(batch.lines) == IMPORT_LINES or batch.size >= IMPORT_BYTES:
+            yield batch
+            batch = _Lines(batch.first + len(batch.lines), [], 0)
+    if batch.lines:
+        yield batch
+
+
+def _read_all(batches: Iterator[_Lines], now_ms: Callable[[], int]) -> Iterator[tuple[_Lines, _Read]]:
+    """Read batch after batch; in a process of its own, which is ahead of the storing, if there are several."""
+    some = list(islice(batches, 2))
+    if len(some) < 2:
+        for batch in some:
+            yield batch, _read(batch, now_ms())
+        return
+    with workers(1) as pool:
+        waiting: deque[tuple[_Lines, Future[bytes]]] = deque()
+
+        def next_read() -> tuple[_Lines, _Read]:
+            batch, future = waiting.popleft()
+            return batch, _READ.decode(future.result())
+
+        for batch in chain(some, batches):
+            waiting.append((batch, pool.submit(_read_packed, batch, now_ms())))
+            if len(waiting) > _AHEAD:
+                yield next_read()
+        while waiting:
+            yield next_read()
+
+
+_READ = msgspec.msgpack.Decoder(_Read)  # pickling each Arrival costs as much as making it
+
+
+def _read_packed(batch: _Lines, now_ms: int) -> bytes:
+    return msgspec.msgpack.encode(_read(batch, now_ms))
+
+
+def _read(batch: _Lines, now_ms: int) -> _Read:
+    read = _Read([], [])
+    for number, line in enumerate(batch.lines, start=batch.first):
+        if line.strip():
+            try:
+                read.arrivals.append(_arrival(line, now_ms))
+            except Invalid as invalid:
+                read.rejected.append(RejectedLine(number, str(invalid)))
+    return read
 
 
 def read_lines(file: IO[bytes]) -> Iterator[bytes]:

@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
@@ -32,6 +32,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from app import queries, tencent
 from app.queries import Queries
 from app.service import Service
+from app.shortcut import Shortcut
 from app.times import BadTime, parse_time
 
 STREAM_COMMENT_S = 15.0
@@ -106,14 +107,15 @@ class Bell:
 
 
 def create_app(service: Service, bell: Bell) -> ASGIApp:
-    """Make the application: callbacks go straight to the receiver, everything else through Litestar."""
+    """Make the application: callbacks go straight to the receiver, nearly everything else through Litestar."""
     app = _create_routes(service, bell)
+    shortcut = Shortcut(service)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         # Routing, guards and an exception handler cost more than checking and storing a callback does.
         if scope.get("path") == "/callbacks":
             await service.receiver(scope, receive, send)
-        else:
+        elif not await shortcut.take(scope, send):
             await app(scope, receive, send)
 
     return front
@@ -321,10 +323,14 @@ def _read_changes(service: Service, position: int) -> tuple[list[queries.RoomCha
         return [], position  # being rebuilt, or stopped: the stream goes on when the projection does
 
 
-def _bearer_guard(api_token: str | None) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], None]:
+# Guards are coroutines: Litestar takes each call of a plain function to a thread and back.
+Guard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
+
+
+def _bearer_guard(api_token: str | None) -> Guard:
     expected = (api_token or "").encode()
 
-    def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         """Let through who sends the API token."""
         if api_token is None or handler.opt.get("open"):
             return
@@ -336,7 +342,7 @@ def _bearer_guard(api_token: str | None) -> Callable[[ASGIConnection[Any, Any, A
     return guard
 
 
-def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+async def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Refuse `?asof=`: answering about now what was asked about then would mislead."""
     if not connection.query_params:
         return

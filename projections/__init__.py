@@ -14,7 +14,7 @@ from projections import change_counts, current_room, visibility
 class Row(Protocol):
     """A frozen msgspec Struct: a line of the read model = its columns = its JSON.
 
-    Its fields may be str, int, bool, any of them or None, or msgspec.Raw for JSON; the first is `room_id`.
+    Its fields may be str, int, bool, any of them or None, or msgspec.Raw for JSON; the first ones are those of KEY.
     """
 
     TABLE: ClassVar[str]

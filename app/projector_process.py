@@ -1,0 +1,126 @@
+"""The server's side of the projector: starts its process, wakes it, and waits for what it reports."""
+
+import io
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
+
+import msgspec
+
+from app.data_dir import DataDir
+from app.metrics import Metrics
+from app.projector import WAKE, WANT, Report
+from app.settings import PREFIX
+
+_RETRY_S = 1.0
+_STOP_S = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class ProjectorProcess:
+    """The projector in a process of its own, started again if it ends; readers wait here for the events they need."""
+
+    def __init__(self, data_dir: DataDir, metrics: Metrics) -> None:
+        self._data_dir = data_dir
+        self._metrics = metrics
+        self._changed = threading.Condition()
+        self._sending = threading.Lock()
+        self._stopping = False
+        self._position = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self.on_progress: Callable[[], None] = lambda: None
+        """Called, in a thread of ours, after each step that read something."""
+        self._thread = threading.Thread(target=self._run, name="roomlapse-projector")
+
+    @property
+    def position(self) -> int:
+        """The position up to which every projection that has not stopped has read."""
+        return self._position
+
+    def start(self) -> None:
+        """Start the process, and the thread that listens to it."""
+        self._process = self._start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the process after its current batch."""
+        with self._sending:
+            self._stopping = True
+            if self._process is not None and self._process.stdin is not None:
+                self._process.stdin.close()
+        self._thread.join()
+
+    def wake(self) -> None:
+        """Say that the log has grown."""
+        self._send(WAKE)
+
+    def wait_for(self, position: int, timeout_s: float) -> bool:
+        """Wait until every projection that has not stopped has read up to a position; False if it takes too long."""
+        if self._position >= position:
+            return True
+        self._send(WANT)
+        with self._changed:
+            return self._changed.wait_for(lambda: self._position >= position, timeout_s)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603  our own program, no shell
+            # -P: whatever is called `app` where the server was started is none of ours.
+            [sys.executable, "-P", "-m", "app.projector", str(self._data_dir.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is for the server, which ends this one when its own work is done
+            env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},  # no secrets
+        )
+
+    def _send(self, line: bytes) -> None:
+        with self._sending:
+            if self._process is None or self._process.stdin is None or self._stopping:
+                return
+            with suppress(OSError):  # it has ended; the thread starts another, which looks at the log first
+                self._process.stdin.write(line)
+
+    def _run(self) -> None:
+        process = self._process
+        while process is not None:
+            self._listen(process)
+            process = self._start_again(process.returncode)
+
+    def _start_again(self, exit_code: int | None) -> subprocess.Popen[bytes] | None:
+        """Start the process that has ended; None if it was to end."""
+        while not self._stopping:
+            _log.error("the projector ended with exit code %s: starting it again", exit_code)
+            time.sleep(_RETRY_S)
+            with self._sending, suppress(OSError):
+                if not self._stopping:
+                    self._process = self._start()
+                    return self._process
+        return None
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        with process:
+            for line in io.BufferedReader(cast(io.RawIOBase, process.stdout)):
+                self._take(msgspec.json.decode(line, type=Report))
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def _take(self, report: Report) -> None:
+        self._metrics.head.set(report.head)
+        self._metrics.late.inc(report.late)
+        for name, position in report.positions.items():
+            self._metrics.lag.labels(name).set(report.head - position)
+            self._metrics.stopped.labels(name).set(name in report.stopped)
+        if report.position != self._position:
+            with self._changed:
+                self._position = report.position
+                self._changed.notify_all()
+            self.on_progress()
