@@ -85,8 +85,14 @@ class GroupCommit:
                 _resolve(batch, [error] * len(batch))
             else:
                 _resolve(batch, outcomes)
-                self._on_commit()
+                self._tell()
         self._close()
+
+    def _tell(self) -> None:
+        try:
+            self._on_commit()
+        except Exception:  # noqa: BLE001  whoever listens, callbacks are taken on
+            _log.exception("a commit could not be told")
 
     def _next_batch(self) -> list[_Waiter]:
         with self._changed:

@@ -107,7 +107,12 @@ class DataDir:
         return Queries(self.open_log_reader(), ReadModels(db.open_reader(self.read_models_path), ALL))
 
     def bring_up(self, log: EventStore, models: ReadModels, progress: Progress = no_progress, jobs: int = 1) -> None:
-        """Let the read models read the log to its end; rebuild those that cannot go on from where they are.
+        """Let the read models read the log to its end, after mending them."""
+        self.mend(log, models, progress, jobs)
+        catch_up_all(log, models, progress)
+
+    def mend(self, log: EventStore, models: ReadModels, progress: Progress = no_progress, jobs: int = 1) -> None:
+        """Rebuild the read models that cannot go on from where they are, and let those that stopped try again.
 
         A projection that fails is stopped with its error in the checkpoint; one that somebody else is rebuilding is
         left to them. Raises db.NewerSchema.
@@ -121,7 +126,6 @@ class DataDir:
         if has_leftovers(models):
             with suppress(RebuildRunning), self.rebuild_lock():
                 drop_leftovers(models)
-        catch_up_all(log, models, progress)
 
     def _rebuild(self, log: EventStore, models: ReadModels, names: list[str], progress: Progress, jobs: int) -> None:
         try:

@@ -96,13 +96,14 @@ class Projector:
             def meanwhile(_done: int, _total: int) -> None:  # the others go on while one is rebuilt
                 self._catch_up(log, models)
 
-            self._data_dir.bring_up(log, models, meanwhile)
+            self._data_dir.mend(log, models, meanwhile)
+            self._catch_up(log, models)
             next_s = 0.0
             while not self._stopping and file == self._data_dir.read_models_file():
                 if self._woken.wait(_TICK_S):
                     self._wanted.wait(max(0.0, next_s - time.monotonic()))
                 elif any(self._may_go_on(name) for name in stale_projections(log, models)):
-                    self._data_dir.bring_up(log, models, meanwhile)
+                    self._data_dir.mend(log, models, meanwhile)
                 self._woken.clear()
                 self._wanted.clear()
                 next_s = time.monotonic() + _EVERY_S

@@ -1,6 +1,5 @@
 """The server's side of the projector: starts its process, wakes it, and waits for what it reports."""
 
-import io
 import logging
 import os
 import subprocess
@@ -9,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import cast
 
 import msgspec
 
@@ -75,7 +73,6 @@ class ProjectorProcess:
             [sys.executable, "-P", "-m", "app.projector", str(self._data_dir.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            bufsize=0,
             start_new_session=True,  # Ctrl-C is for the server, which ends this one when its own work is done
             env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},  # no secrets
         )
@@ -84,8 +81,9 @@ class ProjectorProcess:
         with self._sending:
             if self._process is None or self._process.stdin is None or self._stopping:
                 return
-            with suppress(OSError):  # it has ended; the thread starts another, which looks at the log first
-                self._process.stdin.write(line)
+            # It may have ended: the thread starts another, which looks at the log first.
+            with suppress(OSError, ValueError):
+                os.write(self._process.stdin.fileno(), line)
 
     def _run(self) -> None:
         process = self._process
@@ -106,7 +104,8 @@ class ProjectorProcess:
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         with process:
-            for line in io.BufferedReader(cast(io.RawIOBase, process.stdout)):
+            assert process.stdout is not None
+            for line in process.stdout:
                 self._take(msgspec.json.decode(line, type=Report))
             try:
                 process.wait(_STOP_S)

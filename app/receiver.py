@@ -100,24 +100,20 @@ class HungUp(Exception):
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
     """Read the body, no more of it than may be. Raises Refused(413) and HungUp."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value[:20]) > tencent.MAX_BODY_BYTES:
+            raise _too_large()  # before it comes
     chunks: list[bytes] = []
     size = 0
     while (message := await receive())["type"] == "http.request":
-        chunk, more = message.get("body", b""), message.get("more_body", False)
+        chunk = message.get("body", b"")
         size += len(chunk)
-        if size > tencent.MAX_BODY_BYTES or (more and not chunks and _announces_too_much(scope)):
+        if size > tencent.MAX_BODY_BYTES:
             raise _too_large()
         chunks.append(chunk)
-        if not more:
+        if not message.get("more_body", False):
             return b"".join(chunks)
     raise HungUp
-
-
-def _announces_too_much(scope: Scope) -> bool:
-    return any(
-        name == b"content-length" and value.isdigit() and int(value[:20]) > tencent.MAX_BODY_BYTES
-        for name, value in scope["headers"]
-    )
 
 
 def _too_large() -> tencent.Refused:
