@@ -13,11 +13,12 @@ from app.tencent import MAX_AHEAD_MS, MAX_BODY_BYTES, Invalid, decode
 from app.workers import workers
 
 BATCH = 2000
-IMPORT_LINES, IMPORT_BYTES = 10_000, 16 * 2**20
-"""What one commit of an import takes at the most. Large ones are cheaper: ids come in no order, and each commit writes
-every page of the index that it touched."""
-IMPORT_CACHE_KIB = 128 * 1024
-_AHEAD = 3  # batches of lines that are read, or wait to be stored
+COMMIT_LINES, COMMIT_BYTES = 40_000, 32 * 2**20
+"""What a commit of an import takes, about. Large ones are cheaper: ids come in no order, and each commit writes every
+page of the indexes that it touched."""
+IMPORT_CACHE_KIB = 64 * 1024
+_READ_LINES, _READ_BYTES = 2000, 4 * 2**20
+_AHEAD = 12  # batches that are being read while others are stored: enough that neither waits for long
 MAX_LINE_BYTES = 8 * MAX_BODY_BYTES  # a body of control characters grows sixfold when it is written as a JSON string
 
 Report = Callable[[int, int], None]
@@ -97,16 +98,26 @@ def import_lines(
     What was committed stays when it is interrupted; run again, it finds those as duplicates and ends the same.
     """
     total = Imported()
-    size = 0
+    arrivals: list[Arrival] = []
+    last = size = stored = 0
+
+    def commit() -> None:
+        duplicates = sum(appended.duplicate for appended in log.append(arrivals))
+        total.duplicates += duplicates
+        total.accepted += len(arrivals) - duplicates
+        arrivals.clear()
+        on_batch(last, size)
+
     for batch, read in _read_all(_batches(lines), now_ms):
         for rejected in read.rejected:
             on_rejected(rejected)
-        duplicates = sum(appended.duplicate for appended in log.append(read.arrivals))
-        total.duplicates += duplicates
-        total.accepted += len(read.arrivals) - duplicates
         total.rejected += len(read.rejected)
-        size += batch.size
-        on_batch(batch.first + len(batch.lines) - 1, size)
+        arrivals += read.arrivals
+        last, size = batch.first + len(batch.lines) - 1, size + batch.size
+        if len(arrivals) >= COMMIT_LINES or size - stored >= COMMIT_BYTES:
+            commit()
+            stored = size
+    commit()
     return total
 
 
@@ -115,7 +126,7 @@ def _batches(lines: Iterable[bytes]) -> Iterator[_Lines]:
     for line in lines:
         batch.lines.append(line)
         batch.size += len(line)
-        if len(batch.lines) == IMPORT_LINES or batch.size >= IMPORT_BYTES:
+        if len(batch.lines) == _READ_LINES or batch.size >= _READ_BYTES:
             yield batch
             batch = _Lines(batch.first + len(batch.lines), [], 0)
     if batch.lines:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from app import db, replay
-from app.event import Event
+from app.event import Event, History
 from app.fold import fold, start
 from app.read_models import ReadModels
 from app.store import Arrival, EventStore
@@ -41,7 +41,7 @@ class Given(msgspec.Struct, frozen=True):
     @property
     def arrival(self) -> Arrival:
         """The event as the log takes it."""
-        return Arrival(Callback(self.id, self.room_id, self.command, self.at, self.operator, self.body), self.at)
+        return Arrival(Callback(self.id, self.room_id, self.at, self.body), self.at)
 
 
 def update(at: int, id_: str, room_id: str = "r", operator: str | None = '"bob"', **fields: str) -> Given:
@@ -88,7 +88,8 @@ def _folded(name: str, given: Sequence[Given]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for room_id in sorted({one.room_id for one in given if one.room_id is not None}):
         events = sorted((one.event for one in given if one.room_id == room_id), key=lambda event: event.key)
-        run = fold(name, projection, room_id, start(projection), enumerate(events, start=1))
+        history = History(list(range(1, len(events) + 1)), events)
+        run = fold(name, projection, room_id, start(projection), history)
         rows += [_as_dict(row) for row in run.rows]
     return rows
 

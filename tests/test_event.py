@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.event import BEFORE_ALL, BadJSON, Event, canonical_json, event_id_of, parse_json
+from app.event import BEFORE_ALL, BadJSON, Event, History, canonical_json, event_id_of, parse_json
 
 
 def event_id(text: str) -> str:
@@ -352,10 +352,11 @@ def test_parse_json_takes_any_bytes_or_raises_bad_json(body: bytes) -> None:
 # ---- Event ----
 
 
-def test_event_order_is_time_then_id() -> None:
-    def event(at: int, id_: str) -> Event:
-        return Event(id_, at, "r", "c", "null", None, "{}")
+def event(at: int, id_: str) -> Event:
+    return Event(id_, at, "r", "c", "null", None, "{}")
 
+
+def test_event_order_is_time_then_id() -> None:
     events = [event(100, "a"), event(9, "z"), event(10, "b"), event(10, "a"), event(-5, "a")]
     in_order = sorted(events, key=lambda one: one.key)
     assert [(one.event_time_ms, one.event_id) for one in in_order] == [
@@ -369,6 +370,45 @@ def test_event_order_is_time_then_id() -> None:
 
 
 def test_an_event_cannot_be_changed() -> None:
-    event = Event("a", 1, "r", "c", "null", None, "{}")
+    one = event(1, "a")
     with pytest.raises(AttributeError):
-        event.event_time_ms = 2  # type: ignore[misc]
+        one.event_time_ms = 2  # type: ignore[misc]
+
+
+# ---- History ----
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [],
+        [(10, "a")],
+        [(-(2**63), "a")],
+        [(10, "b"), (11, "a")],
+        [(10, "a"), (10, "b")],
+        [(10, "a"), (10, "aa"), (10, "b"), (11, "a")],
+        [(-5, "z"), (0, "y"), (2**62, "x")],
+    ],
+)
+def test_a_history_goes_by_time_and_within_a_millisecond_by_id(keys: list[tuple[int, str]]) -> None:
+    events = [event(at, id_) for at, id_ in keys]
+    positions = list(range(len(keys), 0, -1))  # the order of arrival is another one
+    history = History(positions, events)
+    assert (history.positions, history.events) == (positions, events)
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ([(20, "a"), (10, "b")], "b"),
+        ([(10, "b"), (10, "a")], "a"),
+        ([(10, "a"), (10, "a")], "a"),
+        ([(10, "a"), (20, "b"), (15, "c"), (30, "d")], "c"),
+        ([(10, "a"), (20, "c"), (20, "b"), (30, "d")], "b"),
+        ([(10, "a"), (20, "b"), (30, "c"), (30, "c")], "c"),
+        ([(10, "a"), (20, "b"), (10, "a")], "a"),
+    ],
+)
+def test_a_history_in_any_other_order_trips_the_assert(keys: list[tuple[int, str]], named: str) -> None:
+    with pytest.raises(AssertionError, match=f"event {named} is out of event order"):
+        History(list(range(1, len(keys) + 1)), [event(at, id_) for at, id_ in keys])

@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from app.event import BEFORE_ALL, Event
+from app.event import BEFORE_ALL, Event, History
 from app.fold import STEP, ProjectionFailed, Run, Saved, fold, row_key, start
 from projections import ALL, Projection, visibility
 
 UPDATE = "Live.CallbackAfterUpdateRoomInfo"
-History = list[tuple[int, Event]]
 
 
 def event(at: int, id_: str, **fields: str) -> Event:
@@ -25,8 +24,8 @@ def history_of(length: int) -> History:
     pick = random.Random(7)
     positions = list(range(1, length + 1))
     pick.shuffle(positions)
-    history: History = []
-    for number, position in enumerate(positions):
+    events = []
+    for number in range(length):
         fields = {
             "IsPublicVisible": pick.choice(["true", "false", "null"]),
             "RoomName": pick.choice(['"a"', '"b"', "1", "1.0"]),
@@ -34,8 +33,13 @@ def history_of(length: int) -> History:
         }
         names = pick.sample(sorted(fields), pick.randint(0, 3))
         at = 1000 + number // 3  # three events in each millisecond
-        history.append((position, event(at, f"{number:04}", **{name: fields[name] for name in names})))
-    return history
+        events.append(event(at, f"{number:04}", **{name: fields[name] for name in names}))
+    return History(positions, events)
+
+
+def part(history: History, begin: int, end: int | None = None) -> History:
+    """The events of a history from number `begin` to before `end`, the first being number 0."""
+    return History(history.positions[begin:end], history.events[begin:end])
 
 
 HISTORY = history_of(250)
@@ -119,14 +123,15 @@ LOGGING: Projection = Logging()
 
 def numbered(begin: int, end: int) -> History:
     """Events of numbers begin ... end - 1, each at the position of its number."""
-    return [(number, event(number, f"{number:04}", F="1")) for number in range(begin, end)]
+    numbers = list(range(begin, end))
+    return History(numbers, [event(number, f"{number:04}", F="1") for number in numbers])
 
 
 # ---- saved states ----
 
 
-def test_the_step_is_100() -> None:
-    assert STEP == 100
+def test_no_question_folds_more_than_a_hundred_events() -> None:
+    assert 1 < STEP <= 100
 
 
 def test_a_room_starts_before_all_events() -> None:
@@ -134,52 +139,62 @@ def test_a_room_starts_before_all_events() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "saved_after"),
+    ("length", "steps"),
     [
-        (1, [1]),
-        (2, [2]),
-        (99, [99]),
-        (100, [100]),
-        (101, [100, 101]),
-        (199, [100, 199]),
-        (200, [100, 200]),
-        (250, [100, 200, 250]),
+        (1, 0),
+        (2, 0),
+        (STEP - 1, 0),
+        (STEP, 1),
+        (STEP + 1, 1),
+        (2 * STEP - 1, 1),
+        (2 * STEP, 2),
+        (2 * STEP + 1, 2),
+        (7 * STEP - 1, 6),
     ],
 )
-def test_a_state_is_saved_every_100_events_and_at_the_end(length: int, saved_after: list[int]) -> None:
+def test_a_state_is_saved_every_so_many_events_and_the_last_is_given_besides(length: int, steps: int) -> None:
     run = fold("counting", COUNTING, "r", start(COUNTING), numbered(1, length + 1))
-    assert [save.events for save in run.saves] == saved_after
-    assert [save.state for save in run.saves] == [Counted(events) for events in saved_after]
-    assert [save.key for save in run.saves] == [(events, f"{events:04}") for events in saved_after]
+    assert len(run.saves) == steps
+    for number, saved in enumerate(run.saves, start=1):
+        events = number * STEP
+        assert saved == Saved(events, (events, f"{events:04}"), events, Counted(events))
+    assert run.last == Saved(length, (length, f"{length:04}"), length, Counted(length))
     assert run.rows == [CountRow("r", length)]
-    assert run.state == Counted(length)
 
 
 def test_steps_are_counted_from_the_rooms_first_event() -> None:
-    first = fold("counting", COUNTING, "r", start(COUNTING), numbered(1, 151))
-    assert [save.events for save in first.saves] == [100, 150]
-    second = fold("counting", COUNTING, "r", first.saves[-1], numbered(151, 211))
-    assert [save.events for save in second.saves] == [200, 210]
-    third = fold("counting", COUNTING, "r", second.saves[0], numbered(201, 301))
-    assert [save.events for save in third.saves] == [300]
+    first = fold("counting", COUNTING, "r", start(COUNTING), numbered(1, STEP + 11))
+    assert ([save.events for save in first.saves], first.last.events) == ([STEP], STEP + 10)
+    second = fold("counting", COUNTING, "r", first.last, numbered(STEP + 11, 2 * STEP + 6))
+    assert ([save.events for save in second.saves], second.last.events) == ([2 * STEP], 2 * STEP + 5)
+    third = fold("counting", COUNTING, "r", second.saves[0], numbered(2 * STEP + 1, 3 * STEP + 1))
+    assert ([save.events for save in third.saves], third.last.events) == ([3 * STEP], 3 * STEP)
+    fourth = fold("counting", COUNTING, "r", second.last, numbered(2 * STEP + 6, 3 * STEP))
+    assert ([save.events for save in fourth.saves], fourth.last.events) == ([], 3 * STEP - 1)
 
 
 def test_no_events_leave_the_state_as_it_was() -> None:
-    run = fold("counting", COUNTING, "r", start(COUNTING), [])
-    assert run == Run(None, [CountRow("r", 0)], [Saved(0, BEFORE_ALL, 0, Counted(0))])
-    saved = Saved(100, (5, "x"), 9, Counted(100))
-    assert fold("counting", COUNTING, "r", saved, []) == Run(None, [CountRow("r", 100)], [saved])
+    nothing = History([], [])
+    begin = start(COUNTING)
+    assert fold("counting", COUNTING, "r", begin, nothing) == Run(None, [CountRow("r", 0)], [], begin)
+    for events in (STEP, STEP + 1):
+        saved = Saved(events, (5, "x"), 9, Counted(events))
+        run = fold("counting", COUNTING, "r", saved, nothing)
+        assert run == Run(None, [CountRow("r", events)], [], saved)
+        assert run.last is saved
 
 
 def test_max_position_is_the_highest_so_far_and_not_the_last() -> None:
-    positions = [7, 3, 12, 5, *range(100, 4, -1)]
-    history = [(position, event(number, "x", F="1")) for number, position in enumerate(positions)]
+    positions = [7, 3, 12, 5, *range(2 * STEP, STEP, -1)]
+    history = History(positions, [event(number, "x", F="1") for number in range(len(positions))])
     run = fold("counting", COUNTING, "r", start(COUNTING), history)
-    assert [(save.events, save.max_position) for save in run.saves] == [(100, 100)]
-    run = fold("counting", COUNTING, "r", start(COUNTING), history[:4])
-    assert [(save.events, save.max_position) for save in run.saves] == [(4, 12)]
-    run = fold("counting", COUNTING, "r", Saved(1, (-1, ""), 50, Counted(1)), history[:4])
-    assert [(save.events, save.max_position) for save in run.saves] == [(5, 50)]
+    assert [(save.events, save.max_position) for save in run.saves] == [(STEP, 2 * STEP)]
+    assert (run.last.events, run.last.max_position) == (STEP + 4, 2 * STEP)
+    run = fold("counting", COUNTING, "r", start(COUNTING), part(history, 0, 4))
+    assert (run.last.events, run.last.max_position) == (4, 12)
+    run = fold("counting", COUNTING, "r", Saved(STEP - 3, (-1, ""), 50, Counted(STEP - 3)), part(history, 0, 5))
+    assert [(save.events, save.max_position) for save in run.saves] == [(STEP, 50)]
+    assert (run.last.events, run.last.max_position) == (STEP + 2, max(50, 2 * STEP))
 
 
 # ---- going on ----
@@ -190,28 +205,27 @@ def test_folding_on_from_any_cut_equals_folding_from_the_start(name: str) -> Non
     projection = ALL[name]
     whole = fold(name, projection, "r", start(projection), HISTORY)
     assert len(whole.rows) > (10 if projection.Row.GROWS else 0)
-    for cut in range(len(HISTORY) + 1):
-        before = fold(name, projection, "r", start(projection), HISTORY[:cut])
-        after = fold(name, projection, "r", before.saves[-1], HISTORY[cut:])
+    assert [save.events for save in whole.saves] == list(range(STEP, len(HISTORY.events) + 1, STEP))
+    for cut in range(len(HISTORY.events) + 1):
+        before = fold(name, projection, "r", start(projection), part(HISTORY, 0, cut))
+        after = fold(name, projection, "r", before.last, part(HISTORY, cut))
         assert settled(before, after) + after.rows == whole.rows, cut
-        assert after.saves[-1] == whole.saves[-1], cut
-        assert [save for save in after.saves if save.events % 100 == 0 and save.events > cut] == [
-            save for save in whole.saves if save.events % 100 == 0 and save.events > cut
-        ]
+        assert after.last == whole.last, cut
+        assert before.saves + after.saves == whole.saves, cut
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_a_state_that_was_written_and_read_goes_on_the_same(name: str) -> None:
     projection = ALL[name]
     whole = fold(name, projection, "r", start(projection), HISTORY)
-    for save in whole.saves[:-1]:
+    for save in whole.saves:
         packed = msgspec.msgpack.encode(save.state)
         state = msgspec.msgpack.decode(packed, type=type(projection.initial))
         assert state == save.state
-        before = fold(name, projection, "r", start(projection), HISTORY[: save.events])
-        after = fold(name, projection, "r", msgspec.structs.replace(save, state=state), HISTORY[save.events :])
+        before = fold(name, projection, "r", start(projection), part(HISTORY, 0, save.events))
+        after = fold(name, projection, "r", msgspec.structs.replace(save, state=state), part(HISTORY, save.events))
         assert settled(before, after) + after.rows == whole.rows
-        assert after.state == whole.state
+        assert after.last == whole.last
 
 
 def settled(before: Run, after: Run) -> list[Any]:
@@ -237,26 +251,28 @@ def test_a_growing_row_keeps_settled_rows() -> None:
 
 def test_folding_on_leaves_out_what_was_settled() -> None:
     first = fold("logging", LOGGING, "r", start(LOGGING), numbered(1, 4))
-    on = fold("logging", LOGGING, "r", first.saves[-1], numbered(4, 6))
+    on = fold("logging", LOGGING, "r", first.last, numbered(4, 6))
     assert on.first == (3,)
     assert [(row.number, row.event_id) for row in on.rows] == [(3, "0003"), (4, "0004"), (5, "0005")]
 
 
 def test_events_that_do_not_touch_a_growing_row_leave_it() -> None:
-    quiet = [(9, event(9, "0009"))]
+    quiet = History([9], [event(9, "0009")])
     first = fold("logging", LOGGING, "r", start(LOGGING), numbered(1, 3))
-    on = fold("logging", LOGGING, "r", first.saves[-1], quiet)
+    on = fold("logging", LOGGING, "r", first.last, quiet)
     assert (on.first, on.rows) == ((2,), [LogRow("r", 2, "0002")])
-    assert on.saves == [Saved(3, (9, "0009"), 9, LogState(2, "0002"))]
+    assert (on.saves, on.last) == ([], Saved(3, (9, "0009"), 9, LogState(2, "0002")))
+    assert on.last.state is first.last.state
     assert fold("logging", LOGGING, "r", start(LOGGING), quiet).rows == []
 
 
 def test_the_timeline_goes_on_from_its_last_two_intervals() -> None:
-    flips = [(at, event(at, f"{at}", IsPublicVisible="true" if at % 2 else "false")) for at in range(1, 8)]
-    first = fold("visibility", ALL["visibility"], "r", start(ALL["visibility"]), flips)
+    flips = [event(at, f"{at}", IsPublicVisible="true" if at % 2 else "false") for at in range(1, 8)]
+    first = fold("visibility", ALL["visibility"], "r", start(ALL["visibility"]), History(list(range(1, 8)), flips))
     assert [row.from_ms for row in first.rows] == [1, 2, 3, 4, 5, 6, 7]
     # Back to hidden within the millisecond that made it public: the last two intervals become one.
-    on = fold("visibility", ALL["visibility"], "r", first.saves[-1], [(8, event(7, "8", IsPublicVisible="false"))])
+    back = History([8], [event(7, "8", IsPublicVisible="false")])
+    on = fold("visibility", ALL["visibility"], "r", first.last, back)
     assert on.first == (6,)
     assert on.rows == [visibility.Row("r", 6, None, False)]
 
@@ -264,33 +280,19 @@ def test_the_timeline_goes_on_from_its_last_two_intervals() -> None:
 # ---- what must not happen ----
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        [(20, "a"), (10, "b")],
-        [(10, "b"), (10, "a")],
-        [(10, "a"), (10, "a")],
-        [(10, "a"), (20, "a"), (15, "a"), (30, "a")],
-    ],
-)
-def test_a_history_out_of_event_order_trips_the_assert(keys: list[tuple[int, str]]) -> None:
-    history = [(position, event(at, id_, F="1")) for position, (at, id_) in enumerate(keys, start=1)]
-    with pytest.raises(AssertionError, match="out of event order"):
-        fold("counting", COUNTING, "r", start(COUNTING), history)
-
-
 def test_a_history_that_begins_before_the_saved_state_trips_the_assert() -> None:
     saved = Saved(1, (10, "b"), 1, Counted(1))
     for at, id_ in ((9, "z"), (10, "a"), (10, "b")):
-        with pytest.raises(AssertionError, match="position 2 is out of event order"):
-            fold("counting", COUNTING, "r", saved, [(2, event(at, id_, F="1"))])
-    assert fold("counting", COUNTING, "r", saved, [(2, event(10, "c", F="1"))]).rows == [CountRow("r", 2)]
+        for history in (History([2], [event(at, id_)]), History([2, 3], [event(at, id_), event(11, "c")])):
+            with pytest.raises(AssertionError, match=f"event {id_} is out of event order"):
+                fold("counting", COUNTING, "r", saved, history)
+    assert fold("counting", COUNTING, "r", saved, History([2], [event(10, "c")])).rows == [CountRow("r", 2)]
 
 
 def test_a_projection_that_raises_is_named_with_the_event_and_its_position() -> None:
     failing: Projection = Counting(apply_fails_at="0003")
     with pytest.raises(ProjectionFailed) as failed:
-        fold("counting", failing, "r", start(failing), [(position * 10, one) for position, one in numbered(1, 6)])
+        fold("counting", failing, "r", start(failing), History([50, 10, 30, 20, 40], numbered(1, 6).events))
     assert (failed.value.name, failed.value.position, failed.value.event_id) == ("counting", 30, "0003")
     assert str(failed.value) == "counting stopped at position 30, event 0003: KeyError: 'no such field'"
     assert isinstance(failed.value.__cause__, KeyError)

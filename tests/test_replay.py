@@ -1,5 +1,6 @@
 """A projection that fails harms nobody else: not the others, not the log, not its own past; and goes on when mended."""
 
+import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,15 +10,16 @@ import msgspec
 import pytest
 from conftest import T0, body_of
 
-from app import db
+from app import db, read_models
 from app.data_dir import DataDir
 from app.event import Event
-from app.fold import ProjectionFailed
+from app.fold import STEP, ProjectionFailed
 from app.queries import Behind, Queries, Unavailable
-from app.read_models import ReadModels
+from app.read_models import Checkpoint, ReadModels
 from app.replay import catch_up, catch_up_all, rebuild, resume
 from app.store import Arrival, EventStore
 from app.tencent import decode
+from app.verify import verify
 from projections import ALL, Projection
 
 
@@ -147,15 +149,67 @@ def test_a_rebuild_that_fails_leaves_the_old_read_models(log: EventStore, open_m
     assert {name: models.fingerprint(name) for name in models.projections} == before
 
 
+def remembered(models: ReadModels, room_id: str) -> dict[str, int | None]:
+    """After how many events each projection remembers a room."""
+    heads = {name: models.head(name, room_id) for name in models.projections}
+    return {name: None if head is None else head.events for name, head in heads.items()}
+
+
 def test_states_of_a_batch_that_was_taken_back_are_not_remembered(log: EventStore, open_models: Open) -> None:
     models = open_models(members())
     add(log, 1, room_id="a")
     add(log, 10**20)
     add(log, 3, room_id="a")
     assert catch_up(log, models).late == 0  # the first of `a` is read again, and is not behind the second
-    assert models.checkpoint("members").position == 1
-    assert models.head("members", "a").events == 1
-    assert models.head("members", "r").events == 0
+    assert positions(models) == {"members": 1, "current_room": 3, "change_counts": 3, "visibility": 3}
+    for room_id in ("a", "r"):
+        head = models.head("members", room_id)
+        assert head is None or head.max_position <= 1
+    mended = {**models.projections, "members": clamped()}
+    models.projections = mended
+    resume(models)
+    catch_up_all(log, models)
+    assert [(row.room_id, row.limit_) for row in models.all_rows("members")] == [("a", 3), ("r", 2**62)]
+    assert verify(log, models) is None
+
+
+def test_a_transaction_that_is_rolled_back_leaves_nothing_remembered(
+    log: EventStore, open_models: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = open_models(members())
+    add(log, *range(1, STEP))
+    catch_up_all(log, models)
+    assert set(remembered(models, "r").values()) == {STEP - 1}
+    add(log, 7, 8)
+
+    def out_of_disk(name: str, checkpoint: Checkpoint) -> None:
+        save(name, checkpoint)
+        if name == "visibility":  # the last one: all others have written
+            raise db.Error("disk I/O error")
+
+    save = models.save_checkpoint
+    monkeypatch.setattr(models, "save_checkpoint", out_of_disk)
+    with pytest.raises(db.Error, match="disk I/O"):
+        catch_up(log, models)
+    monkeypatch.undo()
+    assert set(remembered(models, "r").values()) == {None}
+    assert set(positions(models).values()) == {STEP - 1}
+    catch_up_all(log, models)
+    assert set(remembered(models, "r").values()) == {STEP + 1}
+    assert verify(log, models) is None
+
+
+def test_what_another_process_has_written_is_not_what_is_remembered(log: EventStore, open_models: Open) -> None:
+    mine, theirs = open_models(members()), open_models(members())
+    add(log, 1, 2)
+    catch_up_all(log, mine)
+    add(log, 3)
+    catch_up_all(log, theirs)
+    add(log, 4)
+    catch_up_all(log, mine)
+    assert set(remembered(mine, "r").values()) == {4}
+    assert Queries(log, mine).room("r").events == 4
+    assert verify(log, mine) is None
 
 
 def test_a_newer_version_that_fails_on_the_past_does_not_stop_the_others(tmp_path: Path, log: EventStore) -> None:
@@ -216,3 +270,146 @@ def test_read_models_of_another_log_are_refused_and_rebuilt(tmp_path: Path, log:
     DataDir(tmp_path).bring_up(other, models)
     assert Queries(other, models).room("r").events == 4
     other.close()
+
+
+# ---- going on, whatever is remembered ----
+
+
+def updates(room_id: str, begin: int, end: int) -> list[bytes]:
+    """A room's updates of numbers begin ... end - 1: two in each millisecond, and some that change nothing."""
+    return [
+        body_of(
+            room_id,
+            T0 + number // 2,
+            RoomName=f"n{number % 5}",
+            IsPublicVisible=number % 3 == 0,
+            MaxMemberCount=number // 4,
+            **({} if number % 7 else {f"Rare{number // 20}": number}),
+        )
+        for number in range(begin, end)
+    ]
+
+
+def append(log: EventStore, bodies: Iterable[bytes]) -> None:
+    log.append([Arrival(decode(body, T0 + 10**6), T0) for body in bodies])
+
+
+def all_rows(models: ReadModels) -> dict[str, list[Any]]:
+    return {name: list(models.all_rows(name)) for name in models.projections}
+
+
+def saved_after(models: ReadModels, room_id: str) -> dict[str, list[int]]:
+    return {name: [saved.events for saved in models.states(name, room_id)] for name in models.projections}
+
+
+def check_against_a_rebuild(log: EventStore, models: ReadModels) -> None:
+    rows = all_rows(models)
+    assert verify(log, models) is None
+    rebuild(log, models)
+    assert all_rows(models) == rows
+    assert verify(log, models) is None
+
+
+LENGTHS = [1, 2, STEP - 1, STEP, STEP + 1, 2 * STEP - 1, 2 * STEP, 2 * STEP + 1]
+
+
+@pytest.mark.parametrize("more", [1, 2, STEP - 1, STEP, STEP + 1])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_after_a_restart_a_room_goes_on_from_its_last_saved_state(
+    log: EventStore, open_models: Open, length: int, more: int
+) -> None:
+    before = open_models(members())
+    append(log, updates("r", 0, length))
+    catch_up_all(log, before)
+    steps = list(range(STEP, length + 1, STEP))
+    assert saved_after(before, "r") == dict.fromkeys(before.projections, steps)
+    after = open_models(members())
+    assert set(remembered(after, "r").values()) == {None}
+    append(log, updates("r", length, length + more))
+    assert catch_up(log, after).late == late_among(log, length)
+    assert set(remembered(after, "r").values()) == {length + more}
+    steps = list(range(STEP, length + more + 1, STEP))
+    assert saved_after(after, "r") == dict.fromkeys(after.projections, steps)
+    check_against_a_rebuild(log, after)
+
+
+def late_among(log: EventStore, behind: int) -> int:
+    """How many events behind a position came after one that sorts behind them."""
+    keys = [record.key for record in log.tail(0, 10_000)]
+    return sum(keys[at] < max(keys[:at]) for at in range(behind, len(keys)))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_after_a_restart_events_that_were_read_one_by_one_give_the_same(
+    log: EventStore, open_models: Open, length: int
+) -> None:
+    bodies = updates("r", 0, length)
+    middle = length // 2
+    for body in (*bodies[:middle], *updates("other", 0, 1)):
+        append(log, [body])
+        catch_up_all(log, open_models(members()))  # never remembers anything
+    models = open_models(members())
+    for body in bodies[middle:]:
+        append(log, [body])
+        catch_up_all(log, models)  # always remembers
+    assert set(remembered(models, "r").values()) == {length}
+    check_against_a_rebuild(log, models)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("at", [0, STEP - 1, STEP, STEP + 1, 2 * STEP])
+def test_a_late_event_is_put_in_its_place_and_all_steps_behind_it_move(
+    log: EventStore, open_models: Open, length: int, at: int, restart: bool
+) -> None:
+    bodies = updates("r", 0, length + 1)
+    late = bodies.pop(min(at, length))
+    models = open_models(members())
+    append(log, bodies)
+    catch_up_all(log, models)
+    if restart:
+        models = open_models(members())
+    append(log, [late])
+    catch_up_all(log, models)
+    steps = list(range(STEP, length + 2, STEP))
+    assert saved_after(models, "r") == dict.fromkeys(models.projections, steps)
+    check_against_a_rebuild(log, models)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_how_many_rooms_are_remembered_changes_nothing_in_the_rows(
+    log: EventStore, tmp_path: Path, open_models: Open, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    rooms = ["a", "b", "c", "d"]
+    bodies = [body for room_id in rooms for body in updates(room_id, 0, STEP + rooms.index(room_id) - 1)]
+    random.Random(batch).shuffle(bodies)
+    append(log, bodies)
+    many = ReadModels(db.open_read_models(tmp_path / "many.db"), {"members": members(), **ALL})
+    many.create()
+    while catch_up(log, many, batch).more:
+        pass
+    assert all(set(remembered(many, room_id).values()) != {None} for room_id in rooms)
+    monkeypatch.setattr(read_models, "_MAX_HEADS", 2)
+    few = open_models(members())
+    while catch_up(log, few, batch).more:
+        for name in few.projections:
+            assert sum(few.head(name, room_id) is not None for room_id in rooms) <= 2
+    for name in few.projections:
+        assert sum(few.head(name, room_id) is not None for room_id in rooms) == 2
+    assert all_rows(few) == all_rows(many)
+    for room_id in rooms:
+        assert saved_after(few, room_id) == saved_after(many, room_id)
+    many.close()
+    check_against_a_rebuild(log, few)
+
+
+def test_the_rooms_that_were_last_written_are_the_ones_remembered(
+    log: EventStore, open_models: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_models, "_MAX_HEADS", 2)
+    models = open_models(members())
+    for room_id in ("a", "b", "a", "c"):
+        add(log, 1, room_id=room_id)
+        catch_up_all(log, models)
+    for room_id, events in (("a", 2), ("b", None), ("c", 1)):
+        assert set(remembered(models, room_id).values()) == {events}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from app import db
-from app.event import BEFORE_ALL
+from app.event import BEFORE_ALL, Event, History
 from app.store import MAX_REJECTED, Appended, Arrival, EventStore, Head, Rejection
 from app.tencent import Callback
 
@@ -19,10 +20,13 @@ UPDATE = "Live.CallbackAfterUpdateRoomInfo"
 ZEROS = "0000000000000000000000000000000000000000000000000000000000000000"
 
 
-def callback(
-    id_: str, at: int | None = 10, room_id: str | None = "r", command: str = UPDATE, operator: str | None = '"bob"'
-) -> Callback:
-    return Callback(id_, room_id, command, at, operator, f'{{"RoomInfo":{{"RoomId":"r"}},"Id":"{id_}","é":1}}')
+def body_of(id_: str, command: str = UPDATE, operator: str | None = '"bob"') -> str:
+    who = "" if operator is None else f'"Operator_Account":{operator},'
+    return f'{{"CallbackCommand":"{command}",{who}"RoomInfo":{{"RoomId":"r","F":1}},"Id":"{id_}","é":1}}'
+
+
+def callback(id_: str, at: int | None = 10, room_id: str | None = "r", command: str = UPDATE) -> Callback:
+    return Callback(id_, room_id, at, body_of(id_, command))
 
 
 def arrival(
@@ -37,6 +41,11 @@ def rejection(number: int) -> Rejection:
 
 def ids(records: Iterator[Any] | Sequence[Any]) -> list[str]:
     return [record.event_id for record in records]
+
+
+def digest(prefix: str) -> str:
+    """An event_id as they are, which begins so."""
+    return prefix.ljust(64, "0")
 
 
 def rows(store: EventStore) -> list[tuple[Any, ...]]:
@@ -81,7 +90,10 @@ def test_an_empty_log(store: EventStore) -> None:
     assert store.rejected_count() == 0
     assert store.owner() is None
     assert store.get("a") is None
-    assert list(store.room_sizes(2**62)) == []
+    assert store.unread(0, 2**62) == {}
+    assert store.history("r", upto=2**62) == History([], [])
+    assert list(store.histories(upto=2**62)) == []
+    assert list(store.room_ranges(1)) == [("", None)]
     assert store.chain_at(0) == ZEROS
     assert store.chain_at(1) is None
     assert store.position_at(2**62) == 0
@@ -99,20 +111,23 @@ def test_append_assigns_positions_1_2_3(store: EventStore) -> None:
 
 
 def test_a_row_holds_everything_as_it_came(store: EventStore) -> None:
-    body = ' {"b" : 1,\r\n"a":"é房\U0001f600\\u0000"} '
-    store.append([Arrival(Callback("id", "room ?", "cmd", 123, "9007199254740993", body), 456, "::1", "iOS")])
+    body = ' {"CallbackCommand" : "cmd",\r\n"Operator_Account":9007199254740993,"a":"é房\U0001f600\\u0000"} '
+    store.append([Arrival(Callback("id", "room ?", 123, body), 456, "::1", "iOS")])
     (record,) = store.tail(0, 10)
     assert (record.position, record.event_id, record.room_id, record.command) == (1, "id", "room ?", "cmd")
     assert (record.event_time_ms, record.received_at_ms, record.operator) == (123, 456, "9007199254740993")
     assert (record.client_ip, record.platform, record.body) == ("::1", "iOS", body)
+    assert record.event == Event("id", 123, "room ?", "cmd", "9007199254740993", None, body)
     assert store.get("id") == record
 
 
 def test_what_is_missing_stays_missing(store: EventStore) -> None:
-    store.append([Arrival(Callback("id", None, "cmd", 123, None, "{}"), 456)])
+    store.append([Arrival(Callback("id", None, 123, '{"CallbackCommand":"cmd"}'), 456)])
     record = store.get("id")
     assert record is not None
-    assert (record.room_id, record.operator, record.client_ip, record.platform) == (None, None, None, None)
+    assert (record.room_id, record.operator, record.client_ip, record.platform) == (None, "null", None, None)
+    with pytest.raises(AssertionError, match="position 1 belongs to no room"):
+        _ = record.event
 
 
 def test_an_event_without_a_time_has_that_of_its_receipt(store: EventStore) -> None:
@@ -161,8 +176,8 @@ def test_received_at_never_decreases_within_a_batch_or_from_one_to_the_next(stor
 
 
 def test_the_chain_is_sha_256_of_the_previous_chain_the_id_the_time_and_the_body(store: EventStore) -> None:
-    first = Callback("a" * 64, "r", UPDATE, 10, None, '{"é":"房"}')
-    second = Callback("b" * 64, None, "x", None, None, " {}\n")
+    first = Callback("a" * 64, "r", 10, '{"é":"房"}')
+    second = Callback("b" * 64, None, None, " {}\n")
     store.append([Arrival(first, 100)])
     store.append([Arrival(second, 90)])  # stored as received at 100
     one = hashlib.sha256()
@@ -181,7 +196,7 @@ def test_the_chain_is_sha_256_of_the_previous_chain_the_id_the_time_and_the_body
 
 
 def test_the_chain_of_one_row_as_printf_and_sha256sum_give_it(store: EventStore) -> None:
-    store.append([Arrival(Callback("1" * 64, "r", UPDATE, 10, None, "{}"), 1670574414123)])
+    store.append([Arrival(Callback("1" * 64, "r", 10, "{}"), 1670574414123)])
     assert store.head().chain == "cc7ac6ac245051fe76e7faae107c1601f1ddf3af7336e2d3ee05228cf752b983"
 
 
@@ -192,7 +207,7 @@ def test_duplicates_do_not_move_the_chain(store: EventStore) -> None:
     assert store.head() == before
 
 
-BAD = Arrival(Callback("bad", "r", UPDATE, 10, None, None), 100)  # type: ignore[arg-type]  # a body that NOT NULL refuses
+BAD = Arrival(Callback("bad", "r", 10, None), 100)  # type: ignore[arg-type]  # a body that NOT NULL refuses
 
 
 @pytest.mark.parametrize(
@@ -215,6 +230,34 @@ def test_a_failing_rejection_takes_the_whole_batch_with_it(store: EventStore) ->
     assert (rows(store), store.duplicates(), store.rejected_count()) == ([], 0, 0)
 
 
+TWINS = [digest("ab" * 4 + end) for end in ("", "0" * 55 + "1", "cd" * 28, "cd" * 27 + "ce", "f" * 56)]
+
+
+def test_ids_that_begin_with_the_same_eight_digits_are_of_different_events(store: EventStore) -> None:
+    assert store.append([arrival(id_) for id_ in TWINS[:3]]) == [
+        Appended(position, duplicate=False) for position in (1, 2, 3)
+    ]
+    assert store.append([arrival(TWINS[3]), arrival(TWINS[1]), arrival(TWINS[4]), arrival(TWINS[3])]) == [
+        Appended(4, duplicate=False),
+        Appended(2, duplicate=True),
+        Appended(5, duplicate=False),
+        Appended(4, duplicate=True),
+    ]
+    for position, id_ in enumerate(TWINS, start=1):
+        assert store.append([arrival(id_, received=900)]) == [Appended(position, duplicate=True)]
+    assert ids(store.tail(0, 10)) == TWINS
+    assert store.duplicates() == 7
+
+
+def test_duplicates_are_found_in_a_batch_of_any_size(store: EventStore) -> None:
+    numbered = [digest(f"{number % 7:08x}{number:04x}") for number in range(1201)]
+    store.append([arrival(id_) for id_ in numbered[::2]])
+    outcomes = store.append([arrival(id_) for id_ in numbered])
+    assert [outcome.duplicate for outcome in outcomes] == [number % 2 == 0 for number in range(1201)]
+    assert [outcome.position for outcome in outcomes[::2]] == list(range(1, 602))
+    assert [outcome.position for outcome in outcomes[1::2]] == list(range(602, 1202))
+
+
 # ---- log order ----
 
 
@@ -227,6 +270,26 @@ def test_tail_reads_in_log_order_behind_a_position(store: EventStore) -> None:
     assert ids(store.tail(4, 10)) == []
     assert ids(store.tail(99, 10)) == []
     assert ids(store.tail(0, 0)) == []
+
+
+def test_unread_events_come_room_by_room_in_log_order(store: EventStore) -> None:
+    other = "Live.CallbackAfterCreateRoom"
+    store.append([arrival("d", 40), arrival("a", 10), arrival("c", 30, "s"), arrival("b", 20, None)])
+    store.append([arrival("e", 40), arrival("a0", 10, command=other), arrival("f", 5, "q"), arrival("g", 5, None)])
+
+    def found(after: int, upto: int) -> list[tuple[str, list[tuple[int, str]]]]:
+        rooms = store.unread(after, upto)
+        assert all(event.room_id == room_id for room_id, pairs in rooms.items() for _, event in pairs)
+        return [(room_id, [(position, event.event_id) for position, event in rooms[room_id]]) for room_id in rooms]
+
+    assert found(0, 8) == [("r", [(1, "d"), (2, "a"), (5, "e"), (6, "a0")]), ("s", [(3, "c")]), ("q", [(7, "f")])]
+    assert found(0, 99) == found(0, 8)
+    assert found(1, 5) == [("r", [(2, "a"), (5, "e")]), ("s", [(3, "c")])]
+    assert found(2, 3) == [("s", [(3, "c")])]
+    assert found(3, 4) == found(7, 8) == found(8, 99) == found(5, 5) == found(6, 5) == []
+    ((_, update), (_, sibling)) = store.unread(4, 6)["r"]
+    assert update == Event("e", 40, "r", UPDATE, '"bob"', {"F": "1"}, body_of("e"))
+    assert sibling == Event("a0", 10, "r", other, '"bob"', None, body_of("a0", other))
 
 
 @pytest.mark.parametrize(
@@ -261,11 +324,19 @@ def history(store: EventStore) -> EventStore:
     return store
 
 
+def ids_in(history: History) -> list[str]:
+    assert len(history.positions) == len(history.events)
+    return ids(history.events)
+
+
 def test_history_is_in_event_order_with_ties_by_event_id(history: EventStore) -> None:
-    assert ids(history.history("r", upto=9)) == ["a0", "b", "a", "z", "c", "d"]
-    assert ids(history.history("q", upto=9)) == ["x1"]
-    assert ids(history.history("unknown", upto=9)) == []
-    assert ids(history.history("", upto=9)) == []
+    found = history.history("r", upto=9)
+    assert ids_in(found) == ids(history.records("r", upto=9)) == ["a0", "b", "a", "z", "c", "d"]
+    assert found.positions == [record.position for record in history.records("r", upto=9)] == [7, 2, 5, 4, 9, 1]
+    assert found.events == [record.event for record in history.records("r", upto=9)]
+    assert ids_in(history.history("q", upto=9)) == ids(history.records("q", upto=9)) == ["x1"]
+    for unknown in ("unknown", "", "R", "r "):
+        assert ids_in(history.history(unknown, upto=9)) == ids(history.records(unknown, upto=9)) == []
 
 
 @pytest.mark.parametrize(
@@ -284,7 +355,8 @@ def test_history_is_in_event_order_with_ties_by_event_id(history: EventStore) ->
     ],
 )
 def test_history_after_a_key(history: EventStore, after: tuple[int, str], expected: list[str]) -> None:
-    assert ids(history.history("r", after=after, upto=9)) == expected
+    assert ids_in(history.history("r", after=after, upto=9)) == expected
+    assert ids(history.records("r", after=after, upto=9)) == expected
 
 
 @pytest.mark.parametrize(
@@ -300,8 +372,8 @@ def test_history_after_a_key(history: EventStore, after: tuple[int, str], expect
         ((31, ""), ["a0", "b", "a", "z", "c", "d"]),
     ],
 )
-def test_history_until_a_key(history: EventStore, until: tuple[int, str], expected: list[str]) -> None:
-    assert ids(history.history("r", until=until, upto=9)) == expected
+def test_records_until_a_key(history: EventStore, until: tuple[int, str], expected: list[str]) -> None:
+    assert ids(history.records("r", until=until, upto=9)) == expected
 
 
 @pytest.mark.parametrize(
@@ -309,7 +381,8 @@ def test_history_until_a_key(history: EventStore, until: tuple[int, str], expect
     [(9, []), (10, ["a0", "b"]), (19, ["a0", "b"]), (20, ["a0", "b", "a", "z"]), (30, ["a0", "b", "a", "z", "c", "d"])],
 )
 def test_history_as_of_counts_the_whole_millisecond(history: EventStore, as_of_ms: int, expected: list[str]) -> None:
-    assert ids(history.history("r", as_of_ms=as_of_ms, upto=9)) == expected
+    assert ids_in(history.history("r", as_of_ms=as_of_ms, upto=9)) == expected
+    assert ids(history.records("r", as_of_ms=as_of_ms, upto=9)) == expected
 
 
 @pytest.mark.parametrize(
@@ -317,47 +390,151 @@ def test_history_as_of_counts_the_whole_millisecond(history: EventStore, as_of_m
     [(0, []), (1, ["d"]), (2, ["b", "d"]), (3, ["b", "d"]), (5, ["b", "a", "z", "d"]), (8, ["a0", "b", "a", "z", "d"])],
 )
 def test_history_up_to_a_position(history: EventStore, upto: int, expected: list[str]) -> None:
-    assert ids(history.history("r", upto=upto)) == expected
+    assert ids_in(history.history("r", upto=upto)) == expected
+    assert ids(history.records("r", upto=upto)) == expected
 
 
 def test_history_with_all_its_bounds(history: EventStore) -> None:
-    found = history.history("r", after=(10, "a0"), until=(30, "c"), as_of_ms=20, upto=4)
+    assert ids_in(history.history("r", after=(10, "a0"), as_of_ms=20, upto=4)) == ["b", "z"]
+    found = history.records("r", after=(10, "a0"), until=(30, "c"), as_of_ms=20, upto=4)
     assert ids(found) == ["b", "z"]
 
 
 def test_histories_are_room_by_room_in_event_order(history: EventStore) -> None:
-    def found(first: str, last: str, upto: int = 9) -> list[tuple[str, str]]:
-        rooms = history.histories(first=first, last=last, upto=upto)
-        return [(room_id, event.event_id) for room_id, events in rooms for _, event in events]
+    def found(behind: str, last: str | None, upto: int = 9) -> list[tuple[str, list[str]]]:
+        rooms = history.histories(behind=behind, last=last, upto=upto)
+        return [(room_id, ids_in(one)) for room_id, one in rooms]
 
-    room_r = [("r", "a0"), ("r", "b"), ("r", "a"), ("r", "z"), ("r", "c"), ("r", "d")]
-    assert found("", "z") == [("q", "x1"), *room_r, ("s", "x3")]
-    assert found("q", "r") == [("q", "x1"), *room_r]
-    assert found("r", "r") == room_r
-    assert found("r0", "s") == [("s", "x3")]
-    assert found("t", "z") == []
-    assert found("", "z", upto=3) == [("q", "x1"), ("r", "b"), ("r", "d")]
+    room_r = ("r", ["a0", "b", "a", "z", "c", "d"])
+    assert found("", None) == found("", "z") == [("q", ["x1"]), room_r, ("s", ["x3"])]
+    assert [(room_id, ids_in(one)) for room_id, one in history.histories(upto=9)] == found("", None)
+    assert found("", "r") == [("q", ["x1"]), room_r]
+    assert found("q", "r") == [room_r]
+    assert found("q", None) == [room_r, ("s", ["x3"])]
+    assert found("r", "s") == [("s", ["x3"])]
+    assert found("r", "r") == found("s", None) == found("t", "z") == []
+    assert found("", None, upto=3) == [("q", ["x1"]), ("r", ["b", "d"])]
+    assert found("", None, upto=0) == []
+    for room_id, one in history.histories(upto=9):
+        assert one == history.history(room_id, upto=9)
+
+
+@pytest.fixture
+def crowd(store: EventStore) -> tuple[EventStore, dict[str, int]]:
+    """Rooms of all sizes, and how many events each has; several to a millisecond, and between them events of none."""
+    sizes = {"a": 1, "b": 5, "b ": 2, "c": 1, "é": 12, "房": 3, "\U0001f600": 1, "z" * 128: 2}
+    events = [room_id for room_id, size in sizes.items() for _ in range(size)]
+    dice = random.Random(11)
+    dice.shuffle(events)
+    for number, room_id in enumerate(events):
+        store.append([arrival(digest(f"{dice.getrandbits(64):x}"), number // 4, room_id)])
+        if number % 3 == 0:
+            store.append([arrival(f"none {number}", number, None)])
+    return store, sizes
+
+
+@pytest.mark.parametrize("events", [1, 2, 3, 4, 5, 6, 7, 12, 13, 26, 27, 28, 10**9])
+def test_ranges_of_any_size_have_every_room_once_and_whole(
+    crowd: tuple[EventStore, dict[str, int]], events: int
+) -> None:
+    store, sizes = crowd
+    head = store.head().position
+    found = []
+    behind: str | None = ""
+    for begin, last in store.room_ranges(events):
+        assert begin == behind
+        behind = last
+        rooms = list(store.histories(behind=begin, last=last, upto=head))
+        found += rooms
+        taken = [len(one.events) for _, one in rooms]
+        assert sum(taken[:-1]) < events, "a range goes no further than it has to"
+        assert last is None or sum(taken) >= events
+    assert behind is None
+    by_bytes = sorted(sizes, key=lambda room_id: room_id.encode())
+    assert [(room_id, len(one.events)) for room_id, one in found] == [(room_id, sizes[room_id]) for room_id in by_bytes]
+    for room_id, one in found:
+        assert one == store.history(room_id, upto=head)
+        assert ids(one.events) == ids(store.records(room_id, upto=head))
+
+
+def test_ranges_count_no_events_of_no_room(store: EventStore) -> None:
+    store.append([arrival(str(number), room_id=None) for number in range(9)])
+    assert list(store.room_ranges(1)) == [("", None)]
+    store.append([arrival("a"), arrival("b")])
+    assert list(store.room_ranges(3)) == [("", None)]
+    assert list(store.room_ranges(2)) == [("", "r"), ("r", None)]
+
+
+def test_rooms_that_come_between_two_ranges_are_in_one_of_those_to_come(store: EventStore) -> None:
+    store.append([arrival("a", room_id="a"), arrival("c", room_id="c")])
+    ranges = store.room_ranges(1)
+    assert next(ranges) == ("", "a")
+    store.append([arrival("b", room_id="b"), arrival("d", room_id="d")])
+    assert list(ranges) == [("a", "b"), ("b", "c"), ("c", "d"), ("d", None)]
 
 
 def test_overtakers_came_before_and_sort_behind(history: EventStore) -> None:
-    assert sorted(history.overtakers("r", UPDATE, behind=(10, "a0"), before=7)) == [
+    assert sorted(history.overtakers("r", behind=(10, "a0"), before=7)) == [
         (1, (30, "d")),
         (2, (10, "b")),
         (4, (20, "z")),
         (5, (20, "a")),
     ]
-    assert sorted(history.overtakers("r", UPDATE, behind=(20, "a"), before=5)) == [(1, (30, "d")), (4, (20, "z"))]
-    assert history.overtakers("r", UPDATE, behind=(30, "d"), before=99) == []
-    assert history.overtakers("r", UPDATE, behind=(10, "b"), before=2) == [(1, (30, "d"))]
-    assert history.overtakers("r", UPDATE, behind=(10, "b"), before=1) == []
-    assert history.overtakers("r", "other", behind=(10, "a0"), before=7) == []
-    assert history.overtakers("q", UPDATE, behind=(10, "a0"), before=9) == [(3, (15, "x1"))]
+    assert sorted(history.overtakers("r", behind=(20, "a"), before=5)) == [(1, (30, "d")), (4, (20, "z"))]
+    assert history.overtakers("r", behind=(30, "d"), before=99) == []
+    assert history.overtakers("r", behind=(10, "b"), before=2) == [(1, (30, "d"))]
+    assert history.overtakers("r", behind=(10, "b"), before=1) == []
+    assert history.overtakers("q", behind=(10, "a0"), before=9) == [(3, (15, "x1"))]
 
 
-def test_room_sizes_by_room_without_events_of_no_room(history: EventStore) -> None:
-    assert list(history.room_sizes(9)) == [("q", 1), ("r", 6), ("s", 1)]
-    assert list(history.room_sizes(3)) == [("q", 1), ("r", 2)]
-    assert list(history.room_sizes(0)) == []
+def test_only_updates_overtake(store: EventStore) -> None:
+    store.append([arrival("a", 30, command="Live.CallbackAfterDestroyRoom"), arrival("b", 20), arrival("c", 10)])
+    assert store.overtakers("r", behind=(10, "c"), before=3) == [(2, (20, "b"))]
+
+
+# ---- what the columns say ----
+
+
+@pytest.mark.parametrize(
+    ("operator", "text"),
+    [
+        ('"bob"', '"bob"'),
+        ("null", "null"),
+        (None, None),
+        ("9007199254740993", "9007199254740993"),
+        ("123456789012345678901234567890", "123456789012345678901234567890"),
+        ("1E2", "1E2"),
+        ("12345678901234567890.250", "12345678901234567890.250"),
+        ("true", "true"),
+    ],
+)
+def test_plain_sql_finds_the_command_and_the_operator(
+    store: EventStore, operator: str | None, text: str | None
+) -> None:
+    command = "Live.CallbackAfterDestroyRoom"
+    store.append([arrival("other"), Arrival(Callback("id", "r", 10, body_of("id", command, operator)), 100)])
+    rows_of = "SELECT command, operator, typeof(command) FROM events WHERE"
+    assert store.conn.execute(f"{rows_of} position = 2").fetchall() == [(command, text, "text")]
+    assert store.conn.execute(f"{rows_of} command = ?", (command,)).fetchall() == [(command, text, "text")]
+    assert store.conn.execute(f"{rows_of} operator IS ? AND position = 2", (text,)).fetchone() is not None
+    record = store.get("id")
+    assert record is not None
+    assert (record.command, record.operator) == (command, "null" if text is None else text)
+
+
+@pytest.mark.parametrize("column", ["command", "operator"])
+def test_what_the_body_says_cannot_be_written_beside_it(store: EventStore, column: str) -> None:
+    store.append([arrival("a")])
+    store.conn.execute("DROP TRIGGER events_no_update")
+    store.conn.execute("DROP TRIGGER events_no_replace")
+    columns = f"position, event_id, event_time_ms, received_at_ms, chain, body, {column}"
+    for statement in (
+        f"UPDATE events SET {column} = 'x'",
+        f"INSERT INTO events ({columns}) VALUES (2, 'b', 1, 1, 'x', '{{}}', 'x')",
+    ):
+        with pytest.raises(db.Error, match="generated column"):
+            store.conn.execute(statement)
+    assert store.conn.execute("SELECT command, operator FROM events").fetchall() == [(UPDATE, '"bob"')]
 
 
 # ---- quarantine ----
@@ -451,13 +628,13 @@ def test_an_owner_with_leading_zeros_keeps_them(store: EventStore) -> None:
 
 # ---- immutability ----
 
-_VALUES = "'r', 'c', 1, 1, NULL, NULL, NULL, 'x', '{}'"
+_VALUES = "'r', 1, 1, NULL, NULL, 'x', '{}'"
 FORBIDDEN = {
-    "update a body": "UPDATE events SET body = 'x' WHERE position = 2",
+    "update a body": "UPDATE events SET body = '{}' WHERE position = 2",
     "update to the same": "UPDATE events SET body = body",
     "update the chain": "UPDATE events SET chain = 'x' WHERE position = 3",
     "move rows": "UPDATE events SET position = position + 10",
-    "update or ignore": "UPDATE OR IGNORE events SET body = 'x'",
+    "update or ignore": "UPDATE OR IGNORE events SET body = '{}'",
     "update or replace": "UPDATE OR REPLACE events SET event_id = 'a' WHERE position = 3",
     "delete all": "DELETE FROM events",
     "delete the last": "DELETE FROM events WHERE position = 3",
@@ -475,9 +652,12 @@ FORBIDDEN = {
     "insert or ignore with a hole": f"INSERT OR IGNORE INTO events VALUES (7, 'new', {_VALUES})",
     "replace the position": f"REPLACE INTO events VALUES (1, 'new', {_VALUES})",
     "replace the id": f"REPLACE INTO events VALUES (4, 'a', {_VALUES})",
-    "replace all": "REPLACE INTO events SELECT position, event_id, 'x', 'c', 0, 0, '', '', '', '', '' FROM events",
+    "replace all": "REPLACE INTO events SELECT position, event_id, 'x', 0, 0, '', '', '', '{}' FROM events",
     "upsert": f"INSERT INTO events VALUES (2, 'b', {_VALUES}) ON CONFLICT (position) DO UPDATE SET body = 'x'",
-    "upsert by id": f"INSERT INTO events VALUES (4, 'b', {_VALUES}) ON CONFLICT (event_id) DO UPDATE SET body = 'x'",
+    "upsert of a taken id": f"INSERT INTO events VALUES (4, 'b', {_VALUES}) ON CONFLICT DO UPDATE SET body = 'x'",
+    "insert or ignore a taken id": f"INSERT OR IGNORE INTO events VALUES (4, 'b', {_VALUES})",
+    "insert a new and a taken id": f"INSERT INTO events VALUES (4, 'd', {_VALUES}), (5, 'b', {_VALUES})",
+    "insert a new id twice": f"INSERT INTO events VALUES (4, 'd', {_VALUES}), (5, 'd', {_VALUES})",
     "insert two with a hole": f"INSERT INTO events VALUES (4, 'd', {_VALUES}), (6, 'f', {_VALUES})",
 }
 
@@ -491,6 +671,36 @@ def test_rows_are_never_changed_removed_replaced_or_skipped(store: EventStore, s
         store.conn.execute(statement)
     assert rows(store) == before
     assert store.append([arrival("d")]) == [Appended(4, duplicate=False)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET body = 'x'",
+        "UPDATE OR REPLACE events SET body = ''",
+        "UPDATE OR IGNORE events SET body = '{' WHERE position = 1",
+        "INSERT INTO events VALUES (2, 'b', 'r', 1, 1, NULL, NULL, 'x', 'x')",
+        "INSERT OR IGNORE INTO events VALUES (2, 'b', 'r', 1, 1, NULL, NULL, 'x', '')",
+    ],
+)
+def test_a_body_that_is_no_json_cannot_be_written(store: EventStore, statement: str) -> None:
+    store.append([arrival("a")])
+    before = rows(store)
+    with pytest.raises(db.Error, match="malformed JSON"):
+        store.conn.execute(statement)
+    assert rows(store) == before
+
+
+@pytest.mark.parametrize("verb", ["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE", "REPLACE"])
+def test_a_second_row_with_an_id_is_refused_among_many_that_begin_like_it(store: EventStore, verb: str) -> None:
+    store.append([arrival(id_) for id_ in TWINS[:-1]])
+    before = rows(store)
+    for id_ in TWINS[:-1]:
+        with pytest.raises(db.Error, match="a new event_id"):
+            store.conn.execute(f"{verb} INTO events VALUES (5, '{id_}', {_VALUES})")
+    assert rows(store) == before
+    store.conn.execute(f"{verb} INTO events VALUES (5, '{TWINS[-1]}', {_VALUES})")
+    assert ids(store.tail(0, 10)) == TWINS
 
 
 # Two SQLite libraries on one file in one process would break its locks, so the other one gets a process of its own.
@@ -544,9 +754,18 @@ def test_a_plain_sqlite_shell_cannot_change_rows_either(
 def test_a_plain_sqlite_shell_reads_the_columns_of_the_contract(
     events_db: Path, open_store: Callable[[], EventStore]
 ) -> None:
-    open_store().append([arrival("a")])
-    (outcome,) = plain_sqlite(events_db, ["SELECT name FROM pragma_table_info('events') ORDER BY cid"])
-    names = {name for (name,) in outcome[1]}
+    whole = Arrival(Callback("b", "r", 20, body_of("b", operator="1.50")), 30, "::1", "iOS")
+    without = Arrival(Callback("c", None, 20, body_of("c", "x", None)), 30)
+    open_store().append([arrival("a"), whole, without])
+    columns, read = plain_sqlite(
+        events_db,
+        [
+            "SELECT name FROM pragma_table_xinfo('events') ORDER BY cid",
+            "SELECT command, operator, client_ip, platform FROM events ORDER BY position",
+        ],
+    )
+    assert read[1] == [[UPDATE, '"bob"', None, None], [UPDATE, "1.50", "::1", "iOS"], ["x", None, None, None]]
+    names = {name for (name,) in columns[1]}
     assert names == {
         "position",
         "event_id",
@@ -701,9 +920,42 @@ def test_a_file_that_is_no_database_is_an_error(events_db: Path) -> None:
 
 
 def test_the_first_digits_of_an_id_are_enough_if_they_are_eight_and_only_its(store: EventStore) -> None:
-    one, two = "ab" * 32, "abababab" + "cd" * 28
-    store.append([arrival(one), arrival(two)])
-    assert [found.event_id for found in (store.get(one), store.get("abababab" + "cd")) if found] == [one, two]
-    assert store.get("abababab") is None
-    assert store.get("ababababc") == store.get(two)
-    assert store.get("abababa") is None
+    one, two, three = "ab" * 32, "abababab" + "cd" * 28, "1" * 64
+    store.append([arrival(one), arrival(two), arrival(three)])
+
+    def found(digits: str) -> str | None:
+        record = store.get(digits)
+        return None if record is None else record.event_id
+
+    assert [found(id_) for id_ in (one, two, three)] == [one, two, three]
+    assert found("abababab") is None
+    assert (found("ababababa"), found("abababab" + "cd"), found("ababababc")) == (one, two, two)
+    assert (found(one[:63]), found(two[:63])) == (one, two)
+    assert [found("1" * length) for length in (0, 1, 7, 8, 9, 63, 64, 65)] == [None] * 3 + [three] * 4 + [None]
+    assert found("abababa") is None
+    assert found("ababababd") is None
+    assert found("1" * 8 + "2") is None
+    assert found("ABABABABC") is None
+    for digits in ("1111111%", "1111111_", "1111111*", "1111111?", "11111111%", "1111111\0"):
+        assert found(digits) is None
+
+
+def test_nothing_that_is_looked_up_takes_reading_the_whole_log(history: EventStore) -> None:
+    statements: list[str] = []
+    history.conn.set_trace_callback(statements.append)
+    history.get("a")
+    history.get(digest("abababab"))
+    history.append([arrival(str(number)) for number in range(3)])
+    history.history("r", upto=9)
+    list(history.histories(behind="q", last="r", upto=9))
+    list(history.records("r", upto=9))
+    history.overtakers("r", behind=(10, "a"), before=7)
+    history.unread(3, 9)
+    history.position_at(100)
+    history.conn.set_trace_callback(None)
+    lookups = [statement for statement in statements if statement.startswith("SELECT") and " WHERE " in statement]
+    assert len(lookups) > 8
+    for lookup in lookups:
+        plan = " ".join(row[3] for row in history.conn.execute(f"EXPLAIN QUERY PLAN {lookup}"))
+        assert "SEARCH events" in plan
+        assert "SCAN" not in plan

@@ -18,8 +18,10 @@ from app.tencent import (
     answer_ok,
     check_app,
     check_signature,
+    command_of,
     decode,
     decode_query,
+    operator_of,
     read_event,
     sign,
     signed_query,
@@ -268,11 +270,10 @@ def test_the_vendors_sample_repaired_is_taken() -> None:
     assert decode(body.encode(), NOW) == Callback(
         event_id="f00fe77cf440f966bd470852a2720d2a277ecc95c294ad168b40a50b5548323e",
         room_id="live-room",
-        command="Live.CallbackAfterUpdateRoomInfo",
         event_time_ms=1670574414123,
-        operator='"bob"',
         body=body,
     )
+    assert (command_of(body), operator_of(body)) == ("Live.CallbackAfterUpdateRoomInfo", '"bob"')
 
 
 @pytest.mark.parametrize(
@@ -400,33 +401,6 @@ def test_of_an_update_the_room_id_in_room_info_counts() -> None:
     assert decode(body.encode(), NOW).room_id == "inner"
 
 
-@pytest.mark.parametrize(
-    ("given_text", "kept"),
-    [
-        ('"bob"', '"bob"'),
-        ('"\\u0062ob"', '"bob"'),
-        ('""', '""'),
-        ("null", "null"),
-        ("9007199254740993", "9007199254740993"),
-        ("123456789012345678901234567890", "123456789012345678901234567890"),
-        ("-9223372036854775809", "-9223372036854775809"),
-        ("1E2", "1E2"),
-        ("12345678901234567890.25", "12345678901234567890.25"),
-        ("true", "true"),
-        ('{ "b": 1, "a": [ ] }', '{ "b": 1, "a": [ ] }'),
-    ],
-)
-def test_the_operator_is_kept_exactly(given_text: str, kept: str) -> None:
-    body = (
-        f'{{"CallbackCommand":"{UPDATE}","Operator_Account":{given_text},"RoomInfo":{{"RoomId":"r"}},"EventTime":{T0}}}'
-    )
-    assert decode(body.encode(), NOW).operator == kept
-
-
-def test_a_missing_operator_is_told_from_a_null_one() -> None:
-    assert decode(with_room_id('"r"'), NOW).operator is None
-
-
 def test_the_body_is_kept_as_it_came_and_the_id_is_not_of_its_spelling() -> None:
     plain = info('{"RoomId":"r","F":"é"}')
     spaced = b" " + plain.replace(b":", b" : ").replace("é".encode(), b"\\u00e9") + b"\r\n"
@@ -477,7 +451,7 @@ def test_a_sibling_is_taken_with_what_it_has(body: str, room_id: str | None, eve
     callback = decode(body.encode(), NOW)
     assert (callback.room_id, callback.event_time_ms) == (room_id, event_time_ms)
     assert callback.body == body
-    assert callback.command == json.loads(body)["CallbackCommand"]
+    assert command_of(callback.body) == json.loads(body)["CallbackCommand"]
 
 
 @pytest.mark.parametrize(
@@ -488,11 +462,6 @@ def test_a_sibling_with_an_odd_room_id_belongs_to_no_room(odd: str) -> None:
     assert decode(f'{{"CallbackCommand":"x","RoomInfo":{{"RoomId":{odd}}}}}'.encode(), NOW).room_id is None
     body = f'{{"CallbackCommand":"x","RoomId":{odd},"RoomInfo":{{"RoomId":"inner"}}}}'
     assert decode(body.encode(), NOW).room_id == "inner"
-
-
-def test_a_sibling_keeps_its_operator() -> None:
-    body = b'{"CallbackCommand":"x","Operator_Account":9007199254740993}'
-    assert decode(body, NOW).operator == "9007199254740993"
 
 
 # ---- the answers ----
@@ -548,7 +517,7 @@ def test_answer_fail_says_what_and_why_with_a_code_that_is_not_zero(status_code:
 def test_read_event_gives_the_canonical_text_of_a_field(text: str, canonical: str) -> None:
     for spaced in (f'{{"RoomId":"r","F":{text}}}', f'{{ "F" : {text}\n,\t"RoomId" : "r" }}'):
         callback = decode(info(spaced), NOW)
-        event = read_event(callback.event_id, T0, "r", UPDATE, callback.operator, callback.body)
+        event = read_event(callback.event_id, T0, "r", callback.body)
         assert event.room_info == {"F": canonical}
 
 
@@ -567,24 +536,109 @@ def test_read_event_gives_every_field_but_the_room_id(room_info: str, fields: di
     for spelling in (info(room_info), body):
         callback = decode(spelling, NOW)
         assert callback.room_id == "r"
-        assert read_event("id", T0, "r", UPDATE, None, callback.body).room_info == fields
+        assert read_event("id", T0, "r", callback.body).room_info == fields
 
 
 def test_read_event_passes_on_what_the_log_knows() -> None:
-    body = info('{"RoomId":"r","F":1}').decode()
-    event = read_event("the id", 5, "r", UPDATE, "9007199254740993", body)
-    assert (event.event_id, event.event_time_ms, event.room_id) == ("the id", 5, "r")
+    body = by("9007199254740993")
+    event = read_event("the id", 5, "the room", body)
+    assert (event.event_id, event.event_time_ms, event.room_id) == ("the id", 5, "the room")
     assert (event.command, event.operator, event.body) == (UPDATE, "9007199254740993", body)
-
-
-def test_read_event_of_an_event_without_operator_has_null() -> None:
-    assert read_event("id", 5, "r", UPDATE, None, info('{"RoomId":"r"}').decode()).operator == "null"
 
 
 @pytest.mark.parametrize("room_info", ['{"RoomId":"r","F":1}', "null", "[]", '"x"'])
 def test_read_event_of_a_sibling_has_no_room_info(room_info: str) -> None:
     body = f'{{"CallbackCommand":"Live.CallbackAfterCreateRoom","RoomInfo":{room_info}}}'
-    assert read_event("id", 5, "r", "Live.CallbackAfterCreateRoom", None, body).room_info is None
+    event = read_event("id", 5, "r", body)
+    assert (event.command, event.room_info) == ("Live.CallbackAfterCreateRoom", None)
+
+
+def by(text: str) -> str:
+    """An update with this text as Operator_Account."""
+    return f'{{"CallbackCommand":"{UPDATE}","Operator_Account":{text},"RoomInfo":{{"RoomId":"r"}},"EventTime":{T0}}}'
+
+
+OPERATORS = [
+    ('"bob"', '"bob"'),
+    ('"\\u0062ob"', '"bob"'),
+    ('"b\\/o\\u00e9\\u000a\\ud83d\\ude00"', '"b/oé\\n\U0001f600"'),
+    ('"é房"', '"é房"'),
+    ('""', '""'),
+    ("null", "null"),
+    ("0", "0"),
+    ("-0", "0"),
+    ("-7", "-7"),
+    ("9007199254740993", "9007199254740993"),
+    ("123456789012345678901234567890", "123456789012345678901234567890"),
+    ("-9223372036854775809", "-9223372036854775809"),
+    ("9" * 308, "9" * 308),
+    ("1E2", "1E2"),
+    ("1.50", "1.50"),
+    ("-0.0", "-0.0"),
+    ("12345678901234567890.25", "12345678901234567890.25"),
+    ("0.1000000000000000055511151231257827", "0.1000000000000000055511151231257827"),
+    ("true", "true"),
+    ("[ 1.0 ]", "[ 1.0 ]"),
+    ('{ "b": 1, "a": [ ] }', '{ "b": 1, "a": [ ] }'),
+]
+
+
+@pytest.mark.parametrize(("text", "kept"), OPERATORS)
+def test_the_operator_is_kept_exactly(text: str, kept: str) -> None:
+    spaced = by(f" {text}\n")
+    for body in (by(text), spaced, spaced.replace('"Operator_', '"\\u004fperator_')):
+        stored = decode(body.encode(), NOW).body
+        assert operator_of(stored) == kept
+        assert read_event("id", T0, "r", stored).operator == kept
+
+
+@pytest.mark.parametrize(("text", "kept"), OPERATORS)
+def test_a_sibling_keeps_its_operator_too(text: str, kept: str) -> None:
+    body = decode(f'{{"CallbackCommand":"x","Operator_Account":{text}}}'.encode(), NOW).body
+    assert operator_of(body) == kept
+    assert read_event("id", T0, "r", body).operator == kept
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        with_room_id('"r"').decode(),
+        '{"CallbackCommand":"x"}',
+        '{"CallbackCommand":"x","operator_account":"bob","RoomInfo":{"Operator_Account":"bob"}}',
+    ],
+)
+def test_an_event_without_operator_has_null(body: str) -> None:
+    assert operator_of(body) == "null"
+    assert read_event("id", 5, "r", body).operator == "null"
+
+
+def test_what_is_remembered_of_an_operator_is_not_taken_for_a_field_or_the_other_way_round() -> None:
+    for number in ("1.250", "1.2500"):
+        body = f'{{"CallbackCommand":"{UPDATE}","Operator_Account":{number},"RoomInfo":{{"RoomId":"r","F":{number}}}}}'
+        for _ in range(2):
+            event = read_event("id", 5, "r", body)
+            assert (event.operator, event.room_info) == (number, {"F": "1.25"})
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        (f'"{UPDATE}"', UPDATE),
+        ('"Live.\\u0043allbackAfterUpdateRoomInfo"', UPDATE),
+        ('"x"', "x"),
+        ('""', ""),
+        ('"x\\u0000y"', "x\0y"),
+        ('"é\\u623f\\/"', "é房/"),
+    ],
+)
+def test_the_command_is_that_of_the_body(text: str, command: str) -> None:
+    body = f'{{ "CallbackCommand" : {text} , "RoomInfo":{{"RoomId":"r","CallbackCommand":"inner"}},"EventTime":{T0}}}'
+    for spelling in (body, body.replace('"CallbackCommand"', '"\\u0043allbackCommand"', 1)):
+        stored = decode(spelling.encode(), NOW).body
+        assert command_of(stored) == command
+        event = read_event("id", T0, "r", stored)
+        assert event.command == command
+        assert event.room_info == ({"CallbackCommand": '"inner"'} if command == UPDATE else None)
 
 
 json_values = st.recursive(
@@ -604,7 +658,8 @@ def test_read_event_agrees_with_json_on_every_field(fields: dict[str, Any], esca
     content = {"CallbackCommand": UPDATE, "RoomInfo": {**fields, "RoomId": "r"}, "EventTime": T0, "Operator_Account": 1}
     body = json.dumps(content, ensure_ascii=escaped, indent=indent)
     callback = decode(body.encode(), NOW)
-    event = read_event(callback.event_id, T0, "r", UPDATE, callback.operator, callback.body)
+    event = read_event(callback.event_id, T0, "r", callback.body)
+    assert (event.command, event.operator) == (UPDATE, "1")
     assert event.room_info == {
         name: json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         for name, value in fields.items()

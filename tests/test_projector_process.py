@@ -1,0 +1,106 @@
+"""The projector beside the server: it may die, and it goes when the server goes; no secret reaches it."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import T0, Server, StartServer, body_of, run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the projector's process in /proc")
+
+
+def projector_of(server: Server) -> int:
+    """The id of the process that projects for a server."""
+    found: list[int] = []
+
+    def find() -> bool:
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and b"app.projector" in command_line(int(entry.name)):
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(stat[1]) == server.process.pid:
+                    found.append(int(entry.name))
+        return bool(found)
+
+    wait_until(find)
+    return found[0]
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_projector_that_dies_is_started_again_and_misses_nothing(start_server: StartServer) -> None:
+    server = start_server()
+    assert server.post(body_of("r", T0)).status_code == 200
+    assert server.get("/rooms/r")["events"] == 1
+    killed = projector_of(server)
+    os.kill(killed, signal.SIGKILL)
+    for number in range(1, 50):
+        assert server.post(body_of("r", T0 + number)).status_code == 200
+    assert server.get("/rooms/r")["events"] == 50
+    assert projector_of(server) != killed
+    assert server.stop() == 0
+    assert "the projector ended with exit code -9: starting it again" in server.logs()
+    assert run("verify", "--data", str(server.data)).returncode == 0
+
+
+def test_a_server_that_dies_leaves_no_projector_behind(start_server: StartServer) -> None:
+    server = start_server()
+    projector = projector_of(server)
+    server.kill()
+    wait_until(lambda: b"app.projector" not in command_line(projector))
+
+
+def test_a_server_that_stops_takes_its_projector_along(start_server: StartServer) -> None:
+    server = start_server()
+    projector = projector_of(server)
+    assert server.post(body_of("r", T0)).status_code == 200
+    assert server.stop() == 0
+    assert b"app.projector" not in command_line(projector)
+    assert "the projector ended" not in server.logs()
+
+
+def test_the_projector_ignores_what_is_meant_for_the_server(start_server: StartServer) -> None:
+    server = start_server()
+    projector = projector_of(server)
+    assert server.get("/rooms")["rooms"] == []  # it has begun
+    assert server.post(body_of("r", T0)).status_code == 200
+    assert server.get("/rooms/r")["events"] == 1
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(projector, number)
+    assert server.post(body_of("r", T0 + 1)).status_code == 200
+    assert server.get("/rooms/r")["events"] == 2
+    assert projector_of(server) == projector
+
+
+def test_the_projector_is_given_no_secrets(start_server: StartServer) -> None:
+    server = start_server(env={"ROOMLAPSE_CALLBACK_TOKENS": "canary-one", "ROOMLAPSE_API_TOKEN": "canary-two"})
+    projector = projector_of(server)
+    given = Path(f"/proc/{projector}/environ").read_bytes() + command_line(projector)
+    assert b"canary" not in given
+    assert b"ROOMLAPSE" not in given
+
+
+def test_something_called_app_in_the_servers_folder_is_not_taken_for_it(
+    start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    server = start_server()
+    assert server.post(body_of("r", T0)).status_code == 200
+    assert server.get("/rooms/r")["events"] == 1
