@@ -52,10 +52,10 @@ def create_log(db: Database) -> None:
             position INTEGER PRIMARY KEY,
             event_id TEXT NOT NULL,
             room_id TEXT,
-            command TEXT AS (body ->> '$.CallbackCommand') VIRTUAL,
+            command TEXT AS (CASE WHEN json_valid(body) THEN body ->> '$.CallbackCommand' END) VIRTUAL,
             event_time_ms INTEGER NOT NULL,
             received_at_ms INTEGER NOT NULL,
-            operator TEXT AS (body -> '$.Operator_Account') VIRTUAL,
+            operator TEXT AS (CASE WHEN json_valid(body) THEN body -> '$.Operator_Account' END) VIRTUAL,
             client_ip TEXT,
             platform TEXT,
             chain TEXT NOT NULL,
@@ -65,7 +65,8 @@ def create_log(db: Database) -> None:
     )
     # Ties within a millisecond are sorted by event_id on the way out, and eight digits of an event_id are enough to
     # find it: keeping twice 64 bytes out of the indexes makes the log a fifth smaller. `command` and `operator` are
-    # there for those who read with SQL; the body has them already.
+    # there for those who read with SQL; the body has them already. One that was spoilt on the disk has to be readable
+    # still, so that `verify` can name it.
     db.conn.execute("CREATE INDEX events_by_room ON events (room_id, event_time_ms)")
     db.conn.execute("CREATE INDEX events_by_id ON events (substr(event_id, 1, 8))")
     for verb in ("UPDATE", "DELETE"):

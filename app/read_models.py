@@ -39,6 +39,10 @@ class _Head(msgspec.Struct, frozen=True):
     lines: dict[tuple[Any, ...], tuple[Any, ...]]
 
 
+class BadState(db.Error):
+    """A saved state is none, or not one of this projection."""
+
+
 class ReadModels:
     """The read models behind one connection. Not for use by two threads at a time."""
 
@@ -355,7 +359,10 @@ class _Table:
         return {line[1:end]: line for line in map(self.write, rows)}
 
     def decode_state(self, state: bytes) -> Any:
-        return self._state_decoder.decode(zlib.decompress(state))
+        try:
+            return self._state_decoder.decode(zlib.decompress(state))
+        except (zlib.error, msgspec.MsgspecError) as error:
+            raise BadState(f"{self.states} holds a state that cannot be read ({error}): rebuild it") from None
 
     def write_state(self, room_id: str, saved: Saved) -> tuple[Any, ...]:
         return (

@@ -8,7 +8,7 @@ import msgspec
 from app import db
 from app.event import BadJSON
 from app.fold import Run, fold, row_key, start
-from app.read_models import ReadModels
+from app.read_models import BadState, ReadModels
 from app.replay import Progress, no_progress
 from app.store import GENESIS, EventStore, Head, Record, next_chain
 from app.tencent import UPDATE_ROOM_INFO, Invalid, decode
@@ -152,8 +152,8 @@ def _compare(models: ReadModels, name: str, room_id: str, run: Run) -> str | Non
             return f"the row is {found.get(key, 'missing')}, the log gives {expected.get(key, 'none')}"
     try:
         saved = models.states(name, room_id)
-    except msgspec.MsgspecError as error:
-        return f"a saved state cannot be read: {error}"
+    except BadState as error:
+        return str(error)
     if saved != run.saves:
         for mine, theirs in zip(saved, run.saves, strict=False):
             if mine != theirs:
