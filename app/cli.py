@@ -174,7 +174,7 @@ def main() -> None:
 @click.option("--insecure", is_flag=True, help="Serve other machines without tokens.")
 @_reports_errors
 def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> None:
-    """Run the receiver and the queries in one process.
+    """Run the receiver and the queries, with the projector beside them.
 
     Secrets come from the environment: ROOMLAPSE_CALLBACK_TOKENS (comma-separated) and ROOMLAPSE_API_TOKEN,
     or from files named by the same names with _FILE behind them.
