@@ -22,6 +22,7 @@ from app.data_dir import DataDir, RebuildRunning, WrongOwner
 from app.demo import run_demo
 from app.fold import ProjectionFailed
 from app.logs import set_up_logging
+from app.memory import settle_memory
 from app.progress import show_progress
 from app.queries import Queries
 from app.replay import MAPPED_BYTES, rebuild
@@ -427,6 +428,7 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
     data_dir = DataDir(data)
     data_dir.create(sdk_app_id)
     lines: list[RejectedLine] = []
+    settle_memory()
 
     def on_rejected(rejected: RejectedLine) -> None:
         if not as_json:

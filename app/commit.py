@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
+import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from app import db
@@ -42,9 +42,9 @@ class GroupCommit:
         self._open_store = open_store
         self._metrics = metrics
         self._on_commit = on_commit
-        self._waiting: deque[_Waiter] = deque()
-        self._changed = threading.Condition()
+        self._waiting: queue.SimpleQueue[_Waiter | None] = queue.SimpleQueue()  # None: stop behind those before it
         self._stopping = False
+        self._ended = False
         self._store: EventStore | None = None
         self._thread = threading.Thread(target=self._run, name="roomlapse-commit")
 
@@ -55,9 +55,8 @@ class GroupCommit:
 
     def stop(self) -> None:
         """Commit what waits, then end the thread and close the log."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self._stopping = True
+        self._waiting.put(None)
         self._thread.join()
 
     def submit(self, item: Arrival | Rejection) -> "asyncio.Future[Appended | None]":
@@ -65,13 +64,11 @@ class GroupCommit:
 
         Call it in an event loop. Raises Full; the future raises db.Error.
         """
+        if self._stopping or self._waiting.qsize() >= MAX_WAITING:
+            raise Full
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Appended | None] = loop.create_future()
-        with self._changed:
-            if len(self._waiting) >= MAX_WAITING or self._stopping:
-                raise Full
-            self._waiting.append(_Waiter(item, future, loop))
-            self._changed.notify()
+        self._waiting.put(_Waiter(item, future, loop))
         return future
 
     def _run(self) -> None:
@@ -87,6 +84,8 @@ class GroupCommit:
                 _resolve(batch, outcomes)
                 self._tell()
         self._close()
+        left_over = self._left_over()
+        _resolve(left_over, [Full()] * len(left_over))
 
     def _tell(self) -> None:
         try:
@@ -95,10 +94,25 @@ class GroupCommit:
             _log.exception("a commit could not be told")
 
     def _next_batch(self) -> list[_Waiter]:
-        with self._changed:
-            while not self._waiting and not self._stopping:
-                self._changed.wait()
-            return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+        """Wait for a callback and take what came with it; nothing once the end is reached."""
+        batch: list[_Waiter] = []
+        if self._ended:
+            return batch
+        waiter = self._waiting.get()
+        while waiter is not None:
+            batch.append(waiter)
+            if len(batch) == MAX_BATCH:
+                return batch
+            try:
+                waiter = self._waiting.get_nowait()
+            except queue.Empty:
+                return batch
+        self._ended = True
+        return batch
+
+    def _left_over(self) -> list[_Waiter]:
+        """Who came while the thread ended."""
+        return [waiter for _ in range(self._waiting.qsize()) if (waiter := self._waiting.get()) is not None]
 
     def _commit(self, batch: list[_Waiter]) -> list[Appended | None]:
         if self._store is None:
@@ -120,7 +134,7 @@ class GroupCommit:
             self._store = None
 
 
-def _resolve(batch: list[_Waiter], outcomes: "list[Appended | None] | list[Exception]") -> None:
+def _resolve(batch: list[_Waiter], outcomes: "Sequence[Appended | Exception | None]") -> None:
     """Wake the waiters: one call into each event loop for the whole batch."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Waiter, Appended | Exception | None]]] = {}
     for waiter, outcome in zip(batch, outcomes, strict=True):

@@ -12,7 +12,7 @@ import msgspec
 from app.event import BEFORE_ALL, Event, History, Key
 from projections import Projection
 
-STEP = 36
+STEP = 33
 """Every STEP-th event of a room leaves its state behind: no question about the past folds more events than that."""
 
 

@@ -19,6 +19,7 @@ import msgspec
 from app import db
 from app.data_dir import DataDir
 from app.logs import set_up_logging
+from app.memory import settle_memory
 from app.read_models import ReadModels
 from app.replay import catch_up, going, stale_projections
 from app.store import EventStore
@@ -139,6 +140,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # who is asked to stop is the server; it tells us when it is done
     set_up_logging()
+    settle_memory()
     (path,) = sys.argv[1:]
     out = sys.stdout.buffer
 

@@ -21,7 +21,7 @@ from app.store import EventStore
 from app.workers import workers
 from projections import ALL, Projection
 
-BATCH = 2000
+BATCH = 5000
 """Events that one transaction of `catch_up` covers, at most."""
 REBUILD_FROM = 20_000
 """From so many unread events on, a projection that has read none is rebuilt: room by room is faster."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from app import db
+from app.memory import settle_memory
 from app.service import Service
 from app.web import Bell, create_app
 
@@ -71,6 +72,7 @@ class Running:
         bell = Bell()
 
         def on_listening() -> None:
+            settle_memory()
             _log.info("listening", extra={"url": self.url, "data": str(self.service.settings.data)})
             on_started()
 

@@ -107,7 +107,10 @@ _BULK = 5000
 _MAX_TIME_MS = 2**63 - 1
 _PREFIX = 8  # digits of an event_id that the index holds
 _COLUMNS = ", ".join(Record.__struct_fields__)
-_INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES ({', '.join('?' * len(Record.__struct_fields__))})"
+_ROW_MARKS = f"({', '.join('?' * len(Record.__struct_fields__))})"
+_INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES {_ROW_MARKS}"
+_AT_ONCE = 16
+_INSERT_AT_ONCE = f"{_INSERT}{f', {_ROW_MARKS}' * (_AT_ONCE - 1)}"
 
 
 def next_chain(chain: str, event_id: str, received_at_ms: int, body: str) -> str:
@@ -188,7 +191,7 @@ class EventStore:
             positions[callback.event_id] = position
             outcomes.append(Appended(position, duplicate=False))
         if len(rows) < _BULK:
-            self.conn.executemany(_INSERT, rows)
+            self._insert_rows(rows)
         else:
             with self._unguarded():
                 self.conn.executemany(_INSERT, rows)
@@ -199,6 +202,16 @@ class EventStore:
                 (len(arrivals) - len(rows),),
             )
         return outcomes
+
+    def _insert_rows(self, rows: list[tuple[Any, ...]]) -> None:
+        """Insert rows, most of them many to a statement.
+
+        Each step of a statement gives Python's lock away and has to wait to get it back from who answers callbacks.
+        """
+        whole = len(rows) - len(rows) % _AT_ONCE
+        flat = [[value for row in rows[i : i + _AT_ONCE] for value in row] for i in range(0, whole, _AT_ONCE)]
+        self.conn.executemany(_INSERT_AT_ONCE, flat)
+        self.conn.executemany(_INSERT, rows[whole:])
 
     @contextmanager
     def _unguarded(self) -> Iterator[None]:

@@ -188,11 +188,14 @@ def _room_id_problem(room_id: str) -> str | None:
 class _Stored(msgspec.Struct):
     command: str = msgspec.field(name="CallbackCommand")
     operator: msgspec.Raw = msgspec.field(name="Operator_Account", default=msgspec.Raw(b"null"))
-    room_info: msgspec.Raw = msgspec.field(name="RoomInfo", default=msgspec.Raw())
+
+
+class _StoredUpdate(_Stored):
+    room_info: dict[str, msgspec.Raw] = msgspec.field(name="RoomInfo", default_factory=dict)
 
 
 _decode_stored = msgspec.json.Decoder(_Stored).decode
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_update = msgspec.json.Decoder(_StoredUpdate).decode
 # Texts that are their own canonical form: plain strings, integers, true, false, null.
 _CANONICAL = re.compile(rb'"[^"\\]*"|[1-9][0-9]*|-[1-9][0-9]*|0|true|false|null')
 _MAX_REMEMBERED_BYTES = 256
@@ -232,12 +235,16 @@ _operator_texts = _Texts(_operator_text)
 
 def read_event(event_id: str, event_time_ms: int, room_id: str, body: str) -> Event:
     """Make the Event of a stored row. The body passed `decode` when it was stored and is trusted here."""
-    stored = _decode_stored(body)
     room_info = None
-    if stored.command == UPDATE_ROOM_INFO:
-        texts = _canonical_texts
-        room_info = {name: texts[bytes(raw)] for name, raw in _decode_fields(stored.room_info).items()}
-        del room_info["RoomId"]
+    try:
+        stored: _Stored = (update := _decode_update(body))
+    except msgspec.ValidationError:
+        stored = _decode_stored(body)  # another callback, whose RoomInfo is no object
+    else:
+        if stored.command == UPDATE_ROOM_INFO:
+            texts = _canonical_texts
+            room_info = {name: texts[bytes(raw)] for name, raw in update.room_info.items()}
+            del room_info["RoomId"]
     operator = _operator_texts[bytes(stored.operator)]
     return Event(event_id, event_time_ms, room_id, stored.command, operator, room_info, body)
 

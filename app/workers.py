@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
+from app.memory import settle_memory
+
 
 @contextmanager
 def workers(count: int, begin: Callable[..., None] | None = None, *args: Any) -> Iterator[ProcessPoolExecutor]:
@@ -31,6 +33,7 @@ def _begin(begin: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     if begin is not None:
         begin(*args)
+    settle_memory()
 
 
 def _end_with_parent() -> None:

@@ -36,6 +36,7 @@ LAYERS = [
     {"projections.current_room", "projections.change_counts", "projections.visibility", "app.simulator"},
     {"app.tencent"},
     {"app.db", "app.event", "app.logs", "app.metrics", "app.progress", "app.settings", "app.times", "app.workers"},
+    {"app.memory"},
     {"app"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from conftest import APP_ID, T0, UPDATE
@@ -228,6 +229,27 @@ def test_64_parameters_are_read_and_65_refused() -> None:
 def test_odd_bytes_in_the_query_are_read_without_complaint(query_string: bytes) -> None:
     with pytest.raises(Refused, match="SdkAppid"):
         check_app(decode_query(query_string), APP_ID)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["SdkAppid", "sdk%41ppid", "SIGN", "Si+gn", "RequestTime", "ClientIP", "optPlatform", "x", ""])
+        | st.sampled_from(
+            ["=", "==", "&", ";", "+", "%", "%2", "%26", "%3D", "%ff", "%C3%A9", "\xff", "\xe9", " ", "1"]
+        ),
+        max_size=20,
+    )
+)
+def test_the_query_is_read_as_the_standard_library_reads_it(parts: list[str]) -> None:
+    text = "".join(parts)
+    pairs = [(name.lower(), value) for name, value in parse_qsl(text, keep_blank_values=True)]
+
+    def values(name: str) -> list[str]:
+        return [value for found, value in pairs if found == name]
+
+    checked = [found[0] if len(found) == 1 else None for found in map(values, ("sdkappid", "sign", "requesttime"))]
+    told = [(values(name) or [""])[0][:64] or None for name in ("clientip", "optplatform")]
+    assert decode_query(text.encode("latin-1")) == Query(*checked, *told)
 
 
 # ---- whose app ----
