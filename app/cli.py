@@ -18,8 +18,10 @@ import msgspec
 import rich_click as click
 
 from app import db, queries, text
-from app.data_dir import DataDir, RebuildRunning, WrongOwner
+from app.backup import BadBackup, back_up
+from app.data_dir import DataDir, OtherWriter, RebuildRunning, WrongOwner
 from app.demo import run_demo
+from app.doctor import diagnose
 from app.fold import ProjectionFailed
 from app.logs import set_up_logging
 from app.memory import settle_memory
@@ -28,7 +30,16 @@ from app.queries import Queries
 from app.replay import MAPPED_BYTES, rebuild
 from app.server import Running, warn_of_library
 from app.service import Service, now_ms
-from app.settings import DEFAULT_DATA, DEFAULT_HOST, DEFAULT_PORT, BadSettings, Settings, read_secrets
+from app.settings import (
+    DEFAULT_DATA,
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    BadSettings,
+    Settings,
+    read_allowed_hosts,
+    read_rate_limit,
+    read_secrets,
+)
 from app.simulator import Callbacks, Sender
 from app.times import BadTime, parse_time
 from app.transfer import (
@@ -95,11 +106,13 @@ def _reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         except (BadSettings, queries.BadQuestion) as error:
             raise click.UsageError(str(error)) from None
         except (
+            BadBackup,
             BrokenProcessPool,
             db.Error,
             db.NewerSchema,
             db.NoData,
             OSError,
+            OtherWriter,
             ProjectionFailed,
             queries.NotFound,
             queries.Unavailable,
@@ -177,12 +190,13 @@ def main() -> None:
 def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> None:
     """Run the receiver and the queries, with the projector beside them.
 
-    Secrets come from the environment: ROOMLAPSE_CALLBACK_TOKENS (comma-separated) and ROOMLAPSE_API_TOKEN,
-    or from files named by the same names with _FILE behind them.
+    Secrets come from the environment: ROOMLAPSE_CALLBACK_TOKENS (comma-separated), ROOMLAPSE_API_TOKEN and
+    ROOMLAPSE_ADMIN_TOKEN, or from files named by the same names with _FILE behind them.
     """
-    set_up_logging()
+    secrets = read_secrets()
+    set_up_logging(secrets.all())
     warn_of_library()
-    settings = Settings(sdk_app_id, data, host, port, read_secrets(), insecure)
+    settings = Settings(sdk_app_id, data, host, port, secrets, insecure, read_allowed_hosts(), read_rate_limit())
     settings.check()
     if not settings.secrets.callback_tokens:
         _log.warning("no callback token is set: whoever reaches this address can send callbacks")
@@ -410,6 +424,48 @@ def verify(data: Path, as_json: bool) -> None:
     else:
         click.echo(text.visible(str(difference)))
     if difference is not None:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@_data
+@_json
+@_reports_errors
+def backup(file: Path, data: Path, as_json: bool) -> None:
+    """Copy the log to a new FILE while callbacks come, synced and verified.
+
+    To restore, stop the server and copy FILE to events.db in an empty data directory; the rest is made again from it.
+    """
+    data_dir = DataDir(data)
+    data_dir.check(_env_app_id())
+    with show_progress("checking the copy") as progress:
+        backed_up = back_up(data_dir, file, progress)
+    if as_json:
+        text.print_json(backed_up)
+    else:
+        click.echo(f"backed up {backed_up.events} events to {text.visible(str(file))}, chain {backed_up.chain}")
+
+
+@main.command()
+@click.option("--url", help="The server, if it is not where ROOMLAPSE_HOST and ROOMLAPSE_PORT say.")
+@_data
+@_json
+@_reports_errors
+def doctor(url: str | None, data: Path, as_json: bool) -> None:
+    """Check the clock, the signature, the disk, the chain and a running server, and say what to do; exit 1 if bad.
+
+    Run it where the server runs and with the same environment.
+    """
+    host = os.environ.get("ROOMLAPSE_HOST") or DEFAULT_HOST
+    port = os.environ.get("ROOMLAPSE_PORT") or str(DEFAULT_PORT)
+    url = url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if not url.startswith(("http://", "https://")):
+        raise click.UsageError(f"--url {url} does not begin with http:// or https://")
+    settings = Settings(_env_app_id() or "", data, host, secrets=read_secrets())
+    diagnosis = diagnose(settings, url.rstrip("/"))
+    _print(as_json, diagnosis, text.print_diagnosis)
+    if not diagnosis.ok:
         sys.exit(1)
 
 

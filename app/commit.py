@@ -5,6 +5,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,17 +15,33 @@ from app.store import Appended, Arrival, EventStore, Rejection
 
 MAX_BATCH = 512
 MAX_WAITING = 8192
-"""Beyond this the receiver refuses: the sender gives up after 2 s, and memory stays flat."""
+MAX_WAITING_BYTES = 64 * 2**20
+"""Beyond these the receiver refuses: memory stays flat, whatever comes and however slow the disk is."""
+ANSWER_WITHIN_S = 1.5
+"""The sender gives up after 2 s. Who waits so long is refused, and so is who comes while a commit takes so long."""
+_LOOK_S = 0.1
+_TRY_AGAIN_S = 1.0
+_SAY_HEAD_S = 60.0
+_SAY_FAILURE_S = 10.0
 
 _log = logging.getLogger(__name__)
 
 
-class Full(Exception):
-    """Too many callbacks wait for the disk."""
+class Refusal(Exception):
+    """A callback is not known to be stored; the message says why."""
+
+
+class Full(Refusal):
+    """Too many callbacks wait for the disk, or the disk has taken too long already."""
+
+
+class Slow(Refusal):
+    """The disk took longer than the sender waits. The callback may still be stored: sent again, it is a duplicate."""
 
 
 class _Waiter(NamedTuple):
     item: Arrival | Rejection
+    size: int
     future: "asyncio.Future[Appended | None]"
     loop: asyncio.AbstractEventLoop
 
@@ -33,7 +50,8 @@ class GroupCommit:
     """The log's writer: one thread, one connection, as many callbacks a commit as have arrived by then.
 
     A failed commit fails everything in it, and the connection is opened anew: SQLite may have rolled back by itself,
-    so nothing that was in memory about the log's end can be trusted.
+    so nothing that was in memory about the log's end can be trusted. While commits fail and no callback comes, the
+    thread tries the disk now and then, so that whoever asks knows when it takes callbacks again.
     """
 
     def __init__(
@@ -43,9 +61,17 @@ class GroupCommit:
         self._metrics = metrics
         self._on_commit = on_commit
         self._waiting: queue.SimpleQueue[_Waiter | None] = queue.SimpleQueue()  # None: stop behind those before it
+        self._patience = _Patience()
+        self._submitted_bytes = self._taken_bytes = 0  # one thread adds to the one, another to the other
+        self._busy_since_s: float | None = None
         self._stopping = False
         self._ended = False
         self._store: EventStore | None = None
+        self._head_said = 0
+        self._say_head_at_s = 0.0
+        self._failure_said_at_s = -_SAY_FAILURE_S
+        self.failure: str | None = None
+        """Why the last commit failed; None if it did not."""
         self._thread = threading.Thread(target=self._run, name="roomlapse-commit")
 
     def start(self) -> None:
@@ -62,51 +88,50 @@ class GroupCommit:
     def submit(self, item: Arrival | Rejection) -> "asyncio.Future[Appended | None]":
         """Queue an item; the future is done when it is on disk: where it stands, None for a rejection.
 
-        Call it in an event loop. Raises Full; the future raises db.Error.
+        Call it in an event loop. Raises Full; the future raises Full, Slow or db.Error.
         """
+        size = item.size
         if self._stopping or self._waiting.qsize() >= MAX_WAITING:
-            raise Full
+            raise Full("too many callbacks wait")
+        if self._submitted_bytes - self._taken_bytes + size > MAX_WAITING_BYTES:
+            raise Full("too many callbacks wait")
+        busy_since_s = self._busy_since_s
+        if busy_since_s is not None and time.monotonic() - busy_since_s > ANSWER_WITHIN_S:
+            raise Full("the disk is slow")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Appended | None] = loop.create_future()
-        self._waiting.put(_Waiter(item, future, loop))
+        self._submitted_bytes += size
+        self._waiting.put(_Waiter(item, size, future, loop))
+        self._patience.watch(future, loop)
         return future
 
+    # ---- the thread ----
+
     def _run(self) -> None:
-        while batch := self._next_batch():
-            try:
-                outcomes = self._commit(batch)
-            except Exception as error:  # noqa: BLE001  whatever it was, all who wait have to hear of it
-                _log.error("commit failed: %s", error, extra={"callbacks": len(batch)})
-                self._metrics.commit_failures.inc()
-                self._close()
-                _resolve(batch, [error] * len(batch))
-            else:
-                _resolve(batch, outcomes)
-                self._tell()
+        while (batch := self._next_batch()) is not None:
+            if batch:
+                self._take(batch)
+            elif self.failure is not None:
+                self._probe()
+            self._say_head()
         self._close()
         left_over = self._left_over()
-        _resolve(left_over, [Full()] * len(left_over))
+        _resolve(left_over, [Full("the server stops")] * len(left_over))
 
-    def _tell(self) -> None:
-        try:
-            self._on_commit()
-        except Exception:  # noqa: BLE001  whoever listens, callbacks are taken on
-            _log.exception("a commit could not be told")
-
-    def _next_batch(self) -> list[_Waiter]:
-        """Wait for a callback and take what came with it; nothing once the end is reached."""
-        batch: list[_Waiter] = []
+    def _next_batch(self) -> list[_Waiter] | None:
+        """What waits, MAX_BATCH at the most; nothing if for some time nobody comes, None at the end."""
         if self._ended:
-            return batch
-        waiter = self._waiting.get()
-        while waiter is not None:
-            batch.append(waiter)
-            if len(batch) == MAX_BATCH:
-                return batch
-            try:
+            return None
+        batch: list[_Waiter] = []
+        try:
+            waiter = self._waiting.get(timeout=_TRY_AGAIN_S if self.failure is not None else _SAY_HEAD_S)
+            while waiter is not None:
+                batch.append(waiter)
+                if len(batch) == MAX_BATCH:
+                    return batch
                 waiter = self._waiting.get_nowait()
-            except queue.Empty:
-                return batch
+        except queue.Empty:
+            return batch
         self._ended = True
         return batch
 
@@ -114,16 +139,82 @@ class GroupCommit:
         """Who came while the thread ended."""
         return [waiter for _ in range(self._waiting.qsize()) if (waiter := self._waiting.get()) is not None]
 
+    def _take(self, batch: list[_Waiter]) -> None:
+        self._busy_since_s = time.monotonic()
+        try:
+            outcomes = self._commit(batch)
+        except Exception as error:  # noqa: BLE001  whatever it was, all who wait have to hear of it
+            self._fail(error, len(batch))
+            _resolve(batch, [error] * len(batch))
+        else:
+            self._succeed()
+            _resolve(batch, outcomes)
+            self._tell()
+        finally:
+            self._busy_since_s = None
+            self._taken_bytes += sum(waiter.size for waiter in batch)
+
     def _commit(self, batch: list[_Waiter]) -> list[Appended | None]:
-        if self._store is None:
-            self._store = self._open_store()
+        store = self._opened()
         arrivals = [waiter.item for waiter in batch if isinstance(waiter.item, Arrival)]
         rejections = [waiter.item for waiter in batch if isinstance(waiter.item, Rejection)]
         begin = time.perf_counter()
-        appended = iter(self._store.append(arrivals, rejections))
+        appended = iter(store.append(arrivals, rejections))
         self._metrics.commit_seconds.observe(time.perf_counter() - begin)
         self._metrics.commit_size.observe(len(batch))
         return [next(appended) if isinstance(waiter.item, Arrival) else None for waiter in batch]
+
+    def _probe(self) -> None:
+        """Find out whether the disk takes something again."""
+        try:
+            self._opened().probe()
+        except Exception as error:  # noqa: BLE001  whatever it is, it is why callbacks are refused
+            self._fail(error, 0)
+        else:
+            self._succeed()
+
+    def _fail(self, error: Exception, callbacks: int) -> None:
+        self.failure = str(error) or type(error).__name__
+        self._metrics.writable.set(0)
+        self._metrics.commit_failures.inc()
+        now_s = time.monotonic()
+        if now_s - self._failure_said_at_s >= _SAY_FAILURE_S:  # a full disk is not to fill another with this
+            self._failure_said_at_s = now_s
+            _log.error("commit failed: %s", error, extra={"callbacks": callbacks})
+        self._close()
+
+    def _succeed(self) -> None:
+        if self.failure is not None:
+            self.failure = None
+            self._failure_said_at_s = -_SAY_FAILURE_S
+            _log.warning("commits succeed again")
+        self._metrics.writable.set(1)
+
+    def _tell(self) -> None:
+        try:
+            self._on_commit()
+        except Exception:  # noqa: BLE001  whoever listens, callbacks are taken on
+            _log.exception("a commit could not be told")
+
+    def _say_head(self) -> None:
+        """Log the chain once a minute: kept elsewhere with the other logs, it shows a log that was rewritten."""
+        now_s = time.monotonic()
+        if now_s < self._say_head_at_s or self._store is None:
+            return
+        self._say_head_at_s = now_s + _SAY_HEAD_S
+        try:
+            head = self._store.head()
+        except db.Error as error:
+            _log.error("the log's head cannot be read: %s", error)
+            return
+        if head.position != self._head_said:
+            self._head_said = head.position
+            _log.info("head", extra={"position": head.position, "chain": head.chain})
+
+    def _opened(self) -> EventStore:
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
 
     def _close(self) -> None:
         if self._store is not None:
@@ -132,6 +223,32 @@ class GroupCommit:
             except db.Error as error:
                 _log.error("the log did not close: %s", error)
             self._store = None
+
+
+class _Patience:
+    """Ends the waiting of those whose sender is about to give up. For one event loop at a time."""
+
+    def __init__(self) -> None:
+        self._watched: deque[tuple[float, asyncio.Future[Appended | None]]] = deque()  # who came first stands first
+        self._looking = False
+
+    def watch(self, future: "asyncio.Future[Appended | None]", loop: asyncio.AbstractEventLoop) -> None:
+        self._watched.append((loop.time(), future))
+        if not self._looking:
+            self._looking = True
+            loop.call_later(_LOOK_S, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        # One timer for all who wait: one each would cost as much as the rest of submitting.
+        latest_s = loop.time() - ANSWER_WITHIN_S
+        watched = self._watched
+        while watched and (watched[0][1].done() or watched[0][0] <= latest_s):
+            _, future = watched.popleft()
+            if not future.done():
+                future.set_exception(Slow("the disk is slow"))
+        self._looking = bool(watched)
+        if watched:
+            loop.call_later(_LOOK_S, self._look, loop)
 
 
 def _resolve(batch: list[_Waiter], outcomes: "Sequence[Appended | Exception | None]") -> None:
@@ -149,7 +266,7 @@ def _resolve(batch: list[_Waiter], outcomes: "Sequence[Appended | Exception | No
 def _wake(woken: "list[tuple[_Waiter, Appended | Exception | None]]") -> None:
     for waiter, outcome in woken:
         if waiter.future.done():
-            continue  # its connection was cut while it waited; what it sent is on disk all the same
+            continue  # its connection was cut, or it has waited too long; what it sent is on disk all the same
         if isinstance(outcome, Exception):
             waiter.future.set_exception(outcome)
         else:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from app import db
 from app.fold import ProjectionFailed
@@ -27,6 +28,7 @@ from projections import ALL
 LOG_FILE = "events.db"
 READ_MODELS_FILE = "read_models.db"
 _REBUILD_LOCK = ".rebuild.lock"
+_WRITER_LOCK = ".writer.lock"
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +39,10 @@ class WrongOwner(Exception):
 
 class RebuildRunning(Exception):
     """Somebody else is rebuilding the read models."""
+
+
+class OtherWriter(Exception):
+    """Somebody else writes the log, and this SQLite cannot be trusted with two."""
 
 
 class DataDir:
@@ -75,8 +81,28 @@ class DataDir:
             raise WrongOwner(_wrong_owner(self.path, owner, sdk_app_id))
 
     def open_log(self, cache_kib: int = db.CACHE_KIB) -> EventStore:
-        """Open the log for writing."""
-        return EventStore(db.open_log(self.log_path, cache_kib))
+        """Open the log for writing. Raises OtherWriter where SQLite cannot be trusted with two of them."""
+        if db.LIBRARY_IS_SOUND:
+            return EventStore(db.open_log(self.log_path, cache_kib))
+        right = self._writing_right()
+        try:
+            return EventStore(db.open_log(self.log_path, cache_kib), right)
+        except BaseException:
+            right.close()
+            raise
+
+    def _writing_right(self) -> IO[str]:
+        """Hold the right to write the log while the file is open: one writer is also the only one to checkpoint."""
+        file = (self.path / _WRITER_LOCK).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise OtherWriter(
+                f"another process writes {self.log_path}, and with two of them SQLite {db.LIBRARY_VERSION} can corrupt"
+                " it: stop the other one first, or install the package pysqlite3"
+            ) from None
+        return file
 
     def open_log_reader(self, mapped_bytes: int = 0) -> EventStore:
         """Open the log for reading; see `db.open_reader` for what may be mapped."""

@@ -154,6 +154,21 @@ def open_reader(path: Path | str, mapped_bytes: int = 0) -> Connection:
     return conn
 
 
+def copy(path: Path, target: Path) -> None:
+    """Write a whole copy of a database, as it is at one moment, to a new file, while others write to it.
+
+    The copy is compact and needs no other file beside it. Raises NoData and Error.
+    """
+    conn = open_reader(path)
+    try:
+        conn.execute("PRAGMA query_only = OFF")  # it would forbid to write the other file as well
+        conn.execute("VACUUM INTO ?", (str(target),))
+    except Error as error:
+        raise type(error)(f"{target}: {error}") from None
+    finally:
+        conn.close()
+
+
 @contextmanager
 def transaction(conn: Connection) -> Iterator[None]:
     """Run the block in one write transaction: all of it, or none of it when anything is raised."""

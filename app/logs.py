@@ -2,14 +2,27 @@
 
 import json
 import logging
+import re
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "color_message", "asctime"}
 
 
+_SIGN = re.compile(r"(?i)(\bsign=)[0-9a-z%+]+")
+_REDACTED = "[redacted]"
+
+
 class JsonFormatter(logging.Formatter):
     """Writes a record and whatever was given as `extra` as one line of JSON."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        """`secrets` are taken out of every line, wherever they turn up: in an error of a library, say."""
+        super().__init__()
+        # As JSON writes them; the longest first, so that none is left over that holds another.
+        written = sorted({json.dumps(secret)[1:-1] for secret in secrets}, key=len, reverse=True)
+        self._secrets = re.compile("|".join(map(re.escape, written))) if written else None
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the line, in ASCII: JSON escapes whatever a terminal or a log reader could act on."""
@@ -25,13 +38,18 @@ class JsonFormatter(logging.Formatter):
         finite = json.loads(
             json.dumps(line, default=str, skipkeys=True), parse_constant=lambda _: None
         )  # NaN is not JSON
-        return json.dumps(finite)
+        return self._redact(json.dumps(finite))
+
+    def _redact(self, line: str) -> str:
+        if self._secrets is not None:
+            line = self._secrets.sub(_REDACTED, line)
+        return _SIGN.sub(rf"\1{_REDACTED}", line)
 
 
-def set_up_logging(level: int = logging.INFO) -> None:
-    """Send every logger's records to stderr as JSON lines."""
+def set_up_logging(secrets: Iterable[str] = (), level: int = logging.INFO) -> None:
+    """Send every logger's records to stderr as JSON lines, with the secrets taken out."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(secrets))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

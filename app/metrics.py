@@ -1,6 +1,8 @@
 """What Prometheus can ask for: one registry a server."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from prometheus_client import (
     CollectorRegistry,
@@ -11,7 +13,17 @@ from prometheus_client import (
     generate_latest,
 )
 
-OUTCOMES = ("accepted", "duplicate", "quarantined", "too_large", "forbidden", "unsigned", "unavailable")
+OUTCOMES = (
+    "accepted",
+    "duplicate",
+    "blocking",  # answered OK at once, whatever becomes of it
+    "quarantined",
+    "too_large",
+    "forbidden",
+    "unsigned",
+    "too_many",
+    "unavailable",
+)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # when a counter began is noise here
 
@@ -49,6 +61,29 @@ class Metrics:
         self.commit_failures = Counter(
             "roomlapse_commit_failures", "Commits that failed; every callback in them got 503.", registry=self.registry
         )
+        self.unstored = Counter(
+            "roomlapse_unstored_blocking_callbacks",
+            "Blocking callbacks that were answered OK at once and could not be stored.",
+            registry=self.registry,
+        )
+        self.answer_seconds = Histogram(
+            "roomlapse_answer_seconds",
+            "Time from a callback's last byte until its answer; the sender waits 2 s.",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2),
+            registry=self.registry,
+        )
+        self.clock_skew = Gauge(
+            "roomlapse_clock_skew_seconds",
+            "By how much our clock is ahead of RequestTime: median of the recent callbacks that were signed.",
+            registry=self.registry,
+        )
+        self.signed_recent = Gauge(
+            "roomlapse_signed_callbacks_recent", "How many callbacks that median is of.", registry=self.registry
+        )
+        self.writable = Gauge(
+            "roomlapse_log_writable", "0 if the last commit failed: callbacks get 503.", registry=self.registry
+        )
+        self.writable.set(1)
         self.head = Gauge("roomlapse_log_head", "Position of the last event in the log.", registry=self.registry)
         self.lag = Gauge(
             "roomlapse_projection_lag", "Events that a projection has not read.", ["projection"], registry=self.registry
@@ -59,12 +94,20 @@ class Metrics:
             ["projection"],
             registry=self.registry,
         )
+        self.projection_error = Gauge(
+            "roomlapse_projection_error",
+            "1 while a projection stands still, with the event and the error that stopped it.",
+            ["projection", "error"],
+            registry=self.registry,
+        )
         self.wal_bytes = Gauge(
             "roomlapse_wal_bytes", "Size of a database's write-ahead log.", ["database"], registry=self.registry
         )
 
-    def expose(self, data: Path) -> bytes:
-        """Write all metrics in Prometheus' text format."""
+    def expose(self, data: Path, skews_s: Sequence[float] = ()) -> bytes:
+        """Write all metrics in Prometheus' text format. `skews_s`: how far ahead our clock was at recent callbacks."""
+        self.signed_recent.set(len(skews_s))
+        self.clock_skew.set(median(skews_s) if skews_s else 0)
         for database in ("events", "read_models"):
             wal = data / f"{database}.db-wal"
             self.wal_bytes.labels(database).set(wal.stat().st_size if wal.exists() else 0)

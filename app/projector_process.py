@@ -32,6 +32,7 @@ class ProjectorProcess:
         self._sending = threading.Lock()
         self._stopping = False
         self._position = 0
+        self._stopped: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self.on_progress: Callable[[], None] = lambda: None
         """Called, in a thread of ours, after each step that read something."""
@@ -118,6 +119,11 @@ class ProjectorProcess:
         for name, position in report.positions.items():
             self._metrics.lag.labels(name).set(report.head - position)
             self._metrics.stopped.labels(name).set(name in report.stopped)
+        if report.stopped != self._stopped:
+            self._stopped = report.stopped
+            self._metrics.projection_error.clear()
+            for name, error in report.stopped.items():
+                self._metrics.projection_error.labels(name, error).set(1)
         if report.position != self._position:
             with self._changed:
                 self._position = report.position

@@ -1,20 +1,25 @@
 """Runs the application on uvicorn, in this process, until it is told to stop."""
 
+import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import uvicorn
 
 from app import db
+from app.connections import Connection, cut_idle
 from app.memory import settle_memory
 from app.service import Service
 from app.web import Bell, create_app
 
 _SHUTDOWN_S = 5
 _BACKLOG = 2048
+_MAX_FILES = 65_536
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +31,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._bell = bell
         self._on_started = on_started
+        self._cutter: asyncio.Task[None] | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -40,9 +46,12 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            self._cutter = asyncio.create_task(cut_idle(cast(set[Connection], self.server_state.connections)))
             self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._cutter is not None:
+            self._cutter.cancel()
         self._bell.stop()
         await super().shutdown(sockets)
 
@@ -78,7 +87,8 @@ class Running:
 
         config = uvicorn.Config(
             create_app(self.service, bell),
-            http="httptools",  # h11 has let smuggled requests through
+            http=Connection,  # on httptools: h11 has let smuggled requests through
+            ws="none",
             lifespan="on",
             access_log=False,  # its lines would hold each callback's Sign
             log_config=None,
@@ -87,6 +97,7 @@ class Running:
             backlog=_BACKLOG,
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )
+        _allow_many_files()
         self._server = _Server(config, bell, on_listening)
         try:
             self._server.run([self._socket])
@@ -103,6 +114,14 @@ class Running:
     def failed(self) -> bool:
         """Whether the application did not start."""
         return self._server is not None and not self._server.started
+
+
+def _allow_many_files() -> None:
+    """As many connections as the system lets us have: slow ones are not to keep the others out."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def warn_of_library() -> None:

@@ -9,11 +9,12 @@ from typing import TypeVar
 from app import db
 from app.commit import GroupCommit
 from app.data_dir import DataDir
+from app.limits import RateLimit
 from app.metrics import Metrics
 from app.projector_process import ProjectorProcess
 from app.queries import Behind, Queries, Unavailable
 from app.receiver import Receiver
-from app.settings import Settings
+from app.settings import DEFAULT_RATE_LIMIT_PER_S, Settings
 
 _READERS = 4
 _WAIT_S = 5.0
@@ -35,7 +36,12 @@ class Service:
         self.data_dir = DataDir(settings.data)
         self.projector = ProjectorProcess(self.data_dir, self.metrics)
         self.commits = GroupCommit(self.data_dir.open_log, self.metrics, self.projector.wake)
-        self.receiver = Receiver(settings.sdk_app_id, settings.secrets.callback_tokens, self.commits, self.metrics)
+        per_s = settings.rate_limit_per_s
+        limit = RateLimit(DEFAULT_RATE_LIMIT_PER_S if per_s is None else per_s, everyone=per_s is not None)
+        self.rate_limit = limit
+        self.receiver = Receiver(
+            settings.sdk_app_id, settings.secrets.callback_tokens, self.commits, self.metrics, limit
+        )
         self._readers: queue.LifoQueue[tuple[Queries, int | None] | None] = queue.LifoQueue()
 
     def start(self) -> None:

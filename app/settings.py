@@ -11,6 +11,7 @@ PREFIX = "ROOMLAPSE_"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 DEFAULT_DATA = Path("data")
+DEFAULT_RATE_LIMIT_PER_S = 100.0
 
 
 class BadSettings(ValueError):
@@ -24,9 +25,18 @@ class Secrets(msgspec.Struct, frozen=True):
     """Any of them may sign a callback: the old one and the new one while they are rotated."""
     api_token: str | None = None
     """What a reader sends as its bearer token, None if reading is open."""
+    admin_token: str | None = None
+    """What opens raw bodies, the quarantine and the metrics too; None: whatever opens the rest opens them."""
+
+    def all(self) -> list[str]:
+        """Every secret there is, for whoever has to keep them out of something."""
+        return [*self.callback_tokens, *(token for token in (self.api_token, self.admin_token) if token)]
 
     def __repr__(self) -> str:
-        return f"Secrets(callback_tokens=<{len(self.callback_tokens)}>, api_token=<{self.api_token is not None}>)"
+        return (
+            f"Secrets(callback_tokens=<{len(self.callback_tokens)}>, api_token=<{self.api_token is not None}>,"
+            f" admin_token=<{self.admin_token is not None}>)"
+        )
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -38,6 +48,10 @@ class Settings(msgspec.Struct, frozen=True):
     port: int = DEFAULT_PORT
     secrets: Secrets = Secrets()
     insecure: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which browsers may call this server; none: those of the loopback, or any where a token is asked for."""
+    rate_limit_per_s: float | None = None
+    """Questions, and refused callbacks, of one address; 0: no limit; None: the default, for other machines alone."""
 
     def check(self) -> None:
         """Raise BadSettings if this would open the service to a network without tokens."""
@@ -68,14 +82,40 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def read_allowed_hosts(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Read ROOMLAPSE_ALLOWED_HOSTS: names without ports, comma-separated."""
+    return tuple(host.strip().lower() for host in env.get(f"{PREFIX}ALLOWED_HOSTS", "").split(",") if host.strip())
+
+
+def read_rate_limit(env: Mapping[str, str] = os.environ) -> float | None:
+    """Read ROOMLAPSE_RATE_LIMIT: requests a second. Raises BadSettings."""
+    text = env.get(f"{PREFIX}RATE_LIMIT", "").strip()
+    if not text:
+        return None
+    try:
+        per_s = float(text)
+    except ValueError:
+        per_s = -1.0
+    if not 0 <= per_s < 1e9:
+        raise BadSettings(f"{PREFIX}RATE_LIMIT is not a number of requests a second: 100, or 0 for no limit")
+    return per_s
+
+
 def read_secrets(env: Mapping[str, str] = os.environ) -> Secrets:
-    """Read the secrets from ROOMLAPSE_CALLBACK_TOKENS and ROOMLAPSE_API_TOKEN, or from the files that these names
-    with _FILE behind them point to. Raises BadSettings."""
+    """Read the secrets from ROOMLAPSE_CALLBACK_TOKENS, ROOMLAPSE_API_TOKEN and ROOMLAPSE_ADMIN_TOKEN, or from the files
+    that these names with _FILE behind them point to. Raises BadSettings."""
     given = _secret(env, "CALLBACK_TOKENS")
     tokens = tuple(token.strip() for token in (given or "").replace("\n", ",").split(",") if token.strip())
     if given is not None and not tokens:
         raise BadSettings(f"{PREFIX}CALLBACK_TOKENS is set but holds no token: unset it to take unsigned callbacks")
-    return Secrets(tokens, _secret(env, "API_TOKEN"))
+    api_token, admin_token = _secret(env, "API_TOKEN"), _secret(env, "ADMIN_TOKEN")
+    if admin_token is not None and api_token is None:
+        raise BadSettings(
+            f"{PREFIX}ADMIN_TOKEN without {PREFIX}API_TOKEN would leave the other questions open: set both"
+        )
+    if admin_token is not None and admin_token == api_token:
+        raise BadSettings(f"{PREFIX}ADMIN_TOKEN and {PREFIX}API_TOKEN are the same: unset the one, or let them differ")
+    return Secrets(tokens, api_token, admin_token)
 
 
 def _secret(env: Mapping[str, str], name: str) -> str | None:

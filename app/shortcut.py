@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from litestar.types import Scope, Send
 
+from app.gate import SECURITY_HEADERS
 from app.queries import NotFound, Room, Unavailable
 from app.service import MustWait, Service
 from app.times import BadTime, parse_time
@@ -23,8 +24,10 @@ class Shortcut:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        token = service.settings.secrets.api_token
-        self._authorization = None if token is None else b"Bearer " + token.encode()
+        secrets = service.settings.secrets
+        self._authorizations = [
+            b"Bearer " + token.encode() for token in (secrets.api_token, secrets.admin_token) if token is not None
+        ]
 
     async def take(self, scope: Scope, send: Send) -> bool:
         """Answer a request if it is plain; False if it is left to the routes."""
@@ -37,16 +40,20 @@ class Shortcut:
         if room is None:
             return False
         body = msgspec.json.encode(room)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *SECURITY_HEADERS,
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
         return True
 
     def _is_authorized(self, scope: Scope) -> bool:
-        if self._authorization is None:
+        if not self._authorizations:
             return True
         given = b"".join(value for name, value in scope["headers"] if name == b"authorization")
-        return hmac.compare_digest(given, self._authorization)
+        return sum(hmac.compare_digest(given, right) for right in self._authorizations) > 0
 
     def _read(self, room_id: str, query_string: bytes) -> Room | None:
         pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -30,6 +30,11 @@ class Arrival(msgspec.Struct, frozen=True):
     client_ip: str | None = None
     platform: str | None = None
 
+    @property
+    def size(self) -> int:
+        """How long its body is, in characters."""
+        return len(self.callback.body)
+
 
 class Rejection(msgspec.Struct, frozen=True):
     """A body that broke a rule, kept in the quarantine with the reason."""
@@ -39,6 +44,11 @@ class Rejection(msgspec.Struct, frozen=True):
     received_at_ms: int
     client_ip: str | None = None
     platform: str | None = None
+
+    @property
+    def size(self) -> int:
+        """How long its body is, in bytes."""
+        return len(self.body)
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -138,12 +148,18 @@ def _history_of(rows: Iterable[tuple[Any, ...]]) -> History:
 class EventStore:
     """The log behind one connection. Not for use by two threads at a time."""
 
-    def __init__(self, conn: db.Connection) -> None:
+    def __init__(self, conn: db.Connection, right: IO[str] | None = None) -> None:
+        """`right`: a file that is held open as long as the connection."""
         self.conn = conn
+        self._right = right
 
     def close(self) -> None:
         """Close the connection."""
-        self.conn.close()
+        try:
+            self.conn.close()
+        finally:
+            if self._right is not None:
+                self._right.close()
 
     # ---- writing ----
 
@@ -241,6 +257,13 @@ class EventStore:
             (outcome,) = self._insert([arrival])
             self.conn.execute("DELETE FROM rejected WHERE id = ?", (rejected_id,))
         return outcome
+
+    def probe(self) -> None:
+        """Write something of no meaning and sync it. Raises db.Error if the disk does not take it."""
+        with db.transaction(self.conn):
+            self.conn.execute(
+                "INSERT INTO meta VALUES ('probes', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
+            )
 
     def claim(self, sdk_app_id: str) -> str:
         """Say whose data this is: the given application's if it was nobody's. Returns the owner."""

@@ -23,6 +23,7 @@ MIN_EVENT_TIME_MS = 10**11  # 1973 in milliseconds; today's date in seconds lies
 MAX_AHEAD_MS = 10 * 60 * 1000
 SIGNATURE_WINDOW_S = 60
 
+_BLOCKING = ".CallbackBefore"
 _MAX_QUERY_FIELDS = 64
 _MAX_QUERY_VALUE = 64
 _REQUEST_TIME = re.compile(r"[0-9]{10}")  # fullmatch, ASCII: anything looser allows a length extension of Sign
@@ -36,6 +37,22 @@ class Refused(Exception):
         self.status_code = status_code
         self.reason = reason
         self.outcome = outcome
+
+
+class ClockOff(Refused):
+    """A callback that one of our tokens signed, too long ago or too far ahead: one of the two clocks is wrong.
+
+    Or somebody sends again what he saw: `skew_s` is how far our clock is ahead of RequestTime.
+    """
+
+    def __init__(self, skew_s: float) -> None:
+        super().__init__(
+            401,
+            f"RequestTime is more than {SIGNATURE_WINDOW_S} s off our clock ({skew_s:+.0f} s): if it was sent just now,"
+            " set the clock",
+            "unsigned",
+        )
+        self.skew_s = skew_s
 
 
 class Invalid(ValueError):
@@ -53,6 +70,8 @@ class Query(msgspec.Struct, frozen=True):
     request_time: str | None
     client_ip: str | None
     platform: str | None
+    command: str | None = None
+    """What the URL says; the body's own decides, where it has one."""
 
 
 class Callback(msgspec.Struct, frozen=True):
@@ -63,6 +82,13 @@ class Callback(msgspec.Struct, frozen=True):
     event_time_ms: int | None
     """None where the callback has none that can be used: the log then takes the time of receipt."""
     body: str
+    blocking: bool = False
+    """Whether the sender holds up somebody's action until it has an answer."""
+
+
+def is_blocking(command: str | None) -> bool:
+    """Whether the sender holds up somebody's action for the answer (vendor: `...CallbackBefore...` commands)."""
+    return command is not None and _BLOCKING in command
 
 
 def decode_query(query_string: bytes) -> Query:
@@ -81,7 +107,7 @@ def decode_query(query_string: bytes) -> Query:
             repeated.add(name)
         else:
             first[name] = value
-    client_ip, platform = first.get("clientip"), first.get("optplatform")
+    client_ip, platform, command = first.get("clientip"), first.get("optplatform"), first.get("callbackcommand")
     for name in repeated:
         del first[name]
     return Query(
@@ -90,6 +116,7 @@ def decode_query(query_string: bytes) -> Query:
         first.get("requesttime"),
         client_ip[:_MAX_QUERY_VALUE] if client_ip else None,
         platform[:_MAX_QUERY_VALUE] if platform else None,
+        command[:_MAX_QUERY_VALUE] if command else None,
     )
 
 
@@ -104,18 +131,23 @@ def sign(token: str, request_time: str) -> str:
     return hashlib.sha256((token + request_time).encode()).hexdigest()
 
 
-def check_signature(query: Query, tokens: Sequence[str], now_s: float) -> None:
-    """Raise Refused(401) unless one of the tokens made this Sign within the last (or next) 60 seconds."""
+def check_signature(query: Query, tokens: Sequence[str], now_s: float) -> float:
+    """Raise Refused(401) unless one of the tokens made this Sign within the last (or next) 60 seconds.
+
+    Returns by how many seconds our clock is ahead of RequestTime.
+    """
     if query.sign is None or query.request_time is None:
         raise Refused(401, "Sign and RequestTime are needed, once each", "unsigned")
     if not _REQUEST_TIME.fullmatch(query.request_time):
         raise Refused(401, "RequestTime must be ten digits: epoch seconds", "unsigned")
-    if abs(now_s - int(query.request_time)) > SIGNATURE_WINDOW_S:
-        raise Refused(401, f"RequestTime is more than {SIGNATURE_WINDOW_S} s off our clock", "unsigned")
     given = query.sign.encode()
     # Every token is compared, so that the time taken does not tell which one nearly matched.
     if sum(hmac.compare_digest(given, sign(token, query.request_time).encode()) for token in tokens) == 0:
         raise Refused(401, "Sign does not match any callback token", "unsigned")
+    skew_s = now_s - int(query.request_time)
+    if abs(skew_s) > SIGNATURE_WINDOW_S:
+        raise ClockOff(skew_s)
+    return skew_s
 
 
 def decode(body: bytes, now_ms: int) -> Callback:
@@ -135,7 +167,7 @@ def decode(body: bytes, now_ms: int) -> Callback:
     else:
         room_id = _room_id_of_sibling(content)
         event_time_ms = _event_time_of_sibling(content, now_ms)
-    return Callback(event_id_of(canonical), room_id, event_time_ms, body.decode())
+    return Callback(event_id_of(canonical), room_id, event_time_ms, body.decode(), is_blocking(command))
 
 
 def _room_id_of_update(content: dict[str, Any]) -> str:

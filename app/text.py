@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app import queries
+from app.doctor import Diagnosis
 from app.event import canonical_json
 from app.times import format_duration, format_time
 
@@ -52,6 +53,14 @@ def print_rooms(page: queries.Rooms) -> None:
         lines.append([room.room_id, _json(name), _json(public), str(room.events), format_time(room.event_time_ms)])
     _table(["room", "name", "public", "events", "last event"], lines)
     _more(page.next_cursor)
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """Print findings, a line each, and below those that are not well what to do."""
+    _table(
+        ["check", "", "found", "what to do"],
+        [[finding.check, finding.state, finding.found, finding.advice] for finding in diagnosis.findings],
+    )
 
 
 def print_history(page: queries.History) -> None:

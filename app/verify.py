@@ -36,7 +36,7 @@ def verify(log: EventStore, models: ReadModels, progress: Progress = no_progress
         return (
             _verify_file(log.conn, "events.db")
             or _verify_file(models.conn, "read_models.db")
-            or _verify_log(log, progress)
+            or verify_chain(log, progress)
             or _verify_read_models(log, models, progress)
         )
     except db.Error as error:
@@ -63,8 +63,17 @@ def _verify_file(conn: db.Connection, name: str) -> Difference | None:
     return None if answer == "ok" else Difference(name, f"SQLite's integrity check says: {answer}")
 
 
-def _verify_log(log: EventStore, progress: Progress) -> Difference | None:
-    last = Head(0, GENESIS, 0)
+def verify_log(log: EventStore, progress: Progress = no_progress) -> Difference | None:
+    """Check a log alone, without any read models: its file, ids, chain and columns."""
+    try:
+        return _verify_file(log.conn, "events.db") or verify_chain(log, progress)
+    except db.Error as error:
+        return Difference("database", f"cannot be read: {error}")
+
+
+def verify_chain(log: EventStore, progress: Progress = no_progress, *, behind: int = 0) -> Difference | None:
+    """Check the rows of the log behind a position: ids, chain, columns and the order of receipt."""
+    last = _head_at(log, behind)
     head = log.head().position
     while records := log.tail(last.position, _PROGRESS_EVERY):
         for record in records:
@@ -73,6 +82,13 @@ def _verify_log(log: EventStore, progress: Progress) -> Difference | None:
             last = Head(record.position, record.chain, record.received_at_ms)
         progress(last.position, max(head, last.position))
     return None
+
+
+def _head_at(log: EventStore, position: int) -> Head:
+    if position == 0:
+        return Head(0, GENESIS, 0)
+    (record,) = log.tail(position - 1, 1)
+    return Head(position, record.chain, record.received_at_ms)
 
 
 def _verify_record(record: Record, last: Head) -> str | None:

@@ -11,7 +11,8 @@ import msgspec
 from litestar import Litestar, MediaType, Request, Response, get
 from litestar.concurrency import sync_to_thread
 from litestar.connection import ASGIConnection
-from litestar.exceptions import HTTPException, NotAuthorizedException
+from litestar.datastructures import ResponseHeader
+from litestar.exceptions import HTTPException, NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -30,8 +31,10 @@ from litestar.response import Stream
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app import queries, tencent
+from app.gate import SECURITY_HEADERS, Gate
 from app.queries import Queries
 from app.service import Service
+from app.settings import Secrets
 from app.shortcut import Shortcut
 from app.times import BadTime, parse_time
 
@@ -67,21 +70,27 @@ _PROBLEMS = {
     for status_code, meaning in (
         (400, "The question makes no sense; detail says why."),
         (401, "The API token is missing or wrong."),
+        (403, "The admin token is needed."),
         (404, "There is no such room or event, or was none at that time."),
         (503, "The answer is not to be had now; detail says why."),
     )
 }
 
 
-class Readiness(msgspec.Struct):
-    """Whether reads see everything received: events not read yet by each projection, and those that stopped.
+_UNTOLD = "ask with the API token to be told why"
 
-    Why they stopped is in /status, which a token may guard.
+
+class Readiness(msgspec.Struct):
+    """Whether callbacks are stored and reads see all of them.
+
+    `lag`: events not read yet by each projection. `stopped`: those that stopped, each with the event and the error;
+    `failure`: why the last commit failed, null if it did not. Who has no token is not told the words of either.
     """
 
     ready: bool
     lag: dict[str, int]
-    stopped: list[str]
+    stopped: dict[str, str]
+    failure: str | None
 
 
 class Bell:
@@ -110,10 +119,17 @@ def create_app(service: Service, bell: Bell) -> ASGIApp:
     """Make the application: callbacks go straight to the receiver, nearly everything else through Litestar."""
     app = _create_routes(service, bell)
     shortcut = Shortcut(service)
+    gate = Gate(service.settings, service.rate_limit)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        if "path" not in scope:
+            await app(scope, receive, send)  # the server's start and end
+            return
         # Routing, guards and an exception handler cost more than checking and storing a callback does.
-        if scope.get("path") == "/callbacks":
+        callback = scope["path"] == "/callbacks"
+        if (refusal := gate.check(scope, callback=callback)) is not None:
+            await refusal.send(send)
+        elif callback:
             await service.receiver(scope, receive, send)
         elif not await shortcut.take(scope, send):
             await app(scope, receive, send)
@@ -188,7 +204,12 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
     async def events(after: After = 0, limit: Limit = queries.DEFAULT_LIMIT) -> queries.Events:
         return await ask(lambda it: it.events(after, limit), wait=False)
 
-    @get("/events/{event_id:str}", responses=_PROBLEMS, summary="One event, with its body exactly as received")
+    @get(
+        "/events/{event_id:str}",
+        responses=_PROBLEMS,
+        summary="One event, with its body exactly as received",
+        opt={"admin": True},
+    )
     async def event(event_id: FromPath[str]) -> queries.LogEventWithBody:
         return await ask(lambda it: it.event(event_id), wait=False)
 
@@ -215,7 +236,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
 
-    @get("/rejected", responses=_PROBLEMS, summary="The quarantine, newest first")
+    @get("/rejected", responses=_PROBLEMS, summary="The quarantine, newest first", opt={"admin": True})
     async def rejected(limit: Limit = queries.DEFAULT_LIMIT, cursor: Cursor = None) -> queries.Quarantine:
         return await ask(lambda it: it.rejected(limit, cursor), wait=False)
 
@@ -223,9 +244,16 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
     async def status() -> queries.Status:
         return await ask(lambda it: it.status(), wait=False)
 
-    @get("/metrics", responses=_PROBLEMS, summary="Metrics for Prometheus", media_type=MediaType.TEXT)
+    @get(
+        "/metrics",
+        responses=_PROBLEMS,
+        summary="Metrics for Prometheus",
+        media_type=MediaType.TEXT,
+        opt={"admin": True},
+    )
     async def metrics() -> Response[bytes]:
-        text = await sync_to_thread(service.metrics.expose, service.settings.data)
+        skews_s = list(service.receiver.skews_s)
+        text = await sync_to_thread(service.metrics.expose, service.settings.data, skews_s)
         return Response(text, media_type="text/plain; version=0.0.4")
 
     @get("/healthz", summary="Whether the process is alive", opt={"open": True})
@@ -238,14 +266,20 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         opt={"open": True},
         responses={503: ResponseSpec(Readiness, description="They do not.", generate_examples=False)},
     )
-    async def readyz() -> Response[Readiness]:
+    async def readyz(request: Request[Any, Any, Any]) -> Response[Readiness]:
         found = await ask(lambda it: it.status(), wait=False)
         lag = {name: projection.lag for name, projection in found.projections.items()}
-        stopped = [name for name, projection in found.projections.items() if projection.error is not None]
+        stopped = {
+            name: projection.error for name, projection in found.projections.items() if projection.error is not None
+        }
+        failure = service.commits.failure
         # Some lag is the life of a busy receiver; not ready is what a reader would have to wait for.
         caught_up = await sync_to_thread(service.wait_for, found.head, 1.0)
-        ready = caught_up and not stopped
-        return Response(Readiness(ready, lag, stopped), status_code=200 if ready else 503)
+        ready = caught_up and not stopped and failure is None
+        if _scope_of(request, service.settings.secrets) is None:  # errors may quote what is in the rooms
+            stopped = dict.fromkeys(stopped, _UNTOLD)
+            failure = failure and _UNTOLD
+        return Response(Readiness(ready, lag, stopped, failure), status_code=200 if ready else 503)
 
     @get("/", summary="Where to go from here", media_type=MediaType.TEXT, opt={"open": True})
     async def index() -> str:
@@ -271,7 +305,8 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
             *(events, stream, event, rejected, status, metrics, healthz, readyz, index),
         ],
         lifespan=[lifespan],
-        guards=[_bearer_guard(service.settings.secrets.api_token), _refuse_unknown_parameters],
+        guards=[_bearer_guard(service.settings.secrets), _refuse_unknown_parameters],
+        response_headers=[ResponseHeader(name=name.decode(), value=value.decode()) for name, value in SECURITY_HEADERS],
         exception_handlers={
             BadTime: _answer_error(400),
             queries.BadQuestion: _answer_error(400),
@@ -327,19 +362,32 @@ def _read_changes(service: Service, position: int) -> tuple[list[queries.RoomCha
 Guard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
 
 
-def _bearer_guard(api_token: str | None) -> Guard:
-    expected = (api_token or "").encode()
-
+def _bearer_guard(secrets: Secrets) -> Guard:
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """Let through who sends the API token."""
-        if api_token is None or handler.opt.get("open"):
+        """Let through who sends the API token; to what is for admins, who sends the admin token if there is one."""
+        if handler.opt.get("open"):
             return
-        scheme, _, given = connection.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode("latin-1", "replace"), expected)
-        if scheme.lower() != "bearer" or not right:
+        scope = _scope_of(connection, secrets)
+        if scope is None:
             raise NotAuthorizedException("this needs the header Authorization: Bearer <API token>")
+        if handler.opt.get("admin") and scope != "admin":
+            raise PermissionDeniedException("this needs the admin token: ROOMLAPSE_ADMIN_TOKEN")
 
     return guard
+
+
+def _scope_of(connection: ASGIConnection[Any, Any, Any, Any], secrets: Secrets) -> str | None:
+    """What a request may do: `admin`, `read`, or None for nothing."""
+    if secrets.api_token is None:
+        return "admin"
+    scheme, _, given = connection.headers.get("authorization", "").partition(" ")
+    token = given.strip().encode("latin-1", "replace")
+    # Both are compared, so that the time taken does not tell which one nearly matched.
+    reads = hmac.compare_digest(token, secrets.api_token.encode())
+    administers = hmac.compare_digest(token, (secrets.admin_token or secrets.api_token).encode())
+    if scheme.lower() != "bearer":
+        return None
+    return "admin" if administers else "read" if reads else None
 
 
 async def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
@@ -413,6 +461,7 @@ def _describe_callbacks(app: Litestar) -> None:
         403: "SdkAppid is not ours.",
         405: "Callbacks come with POST.",
         413: "The body is larger than 64 KiB.",
+        429: "Too many refused callbacks came from this address.",
         503: "It could not be stored: send it again.",
     }
     assert app.openapi_schema.paths is not None

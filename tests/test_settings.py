@@ -163,7 +163,7 @@ def test_secrets_are_never_printed() -> None:
         assert "token-one" not in text
         assert "token-two" not in text
         assert "api-secret" not in text
-    assert repr(BOTH) == "Secrets(callback_tokens=<2>, api_token=<True>)"
+    assert repr(BOTH) == "Secrets(callback_tokens=<2>, api_token=<True>, admin_token=<False>)"
     assert repr(Secrets()) == "Secrets(callback_tokens=<0>, api_token=<False>)"
 
 

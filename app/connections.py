@@ -1,0 +1,63 @@
+"""The connections of the server: none may hold on to it without asking something whole in good time."""
+
+import asyncio
+import time
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Request line and headers together."""
+READ_WITHIN_S = 20.0
+"""From a request's first byte (or the connection's opening) to its last."""
+_LOOK_S = 1.0
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's, which waits for a request for ever and keeps whatever head it is sent.
+
+    It is watched by `cut_idle`: a look at all of them each second costs less than a timer for every request.
+    """
+
+    reading_since_s: float | None = None
+    _heads = 0  # that were whole
+    _in_body = False
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self.reading_since_s = time.monotonic()
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse a head that has no end."""
+        if self.reading_since_s is None:
+            self.reading_since_s = time.monotonic()
+        heads, in_body = self._heads, self._in_body
+        super().data_received(data)
+        if heads == self._heads and not in_body:  # all of it belongs to a head that has no end yet
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response(f"The request line and headers are longer than {MAX_HEAD_BYTES} bytes.")
+
+    def on_headers_complete(self) -> None:
+        """Begin to read a body."""
+        self._heads += 1
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Wait for nothing more."""
+        super().on_message_complete()
+        self.reading_since_s = None
+        self._in_body = False
+        self._head_bytes = 0
+
+
+async def cut_idle(connections: set[Connection]) -> None:
+    """Cut connections whose request does not get whole in time. Runs until it is cancelled."""
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        latest_s = time.monotonic() - READ_WITHIN_S
+        for connection in list(connections):
+            if connection.reading_since_s is not None and connection.reading_since_s < latest_s:
+                connection.transport.abort()

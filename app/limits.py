@@ -1,0 +1,46 @@
+"""How often an address may ask: a bucket of tokens each, refilled at a steady rate."""
+
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from litestar.types import Scope
+
+_MAX_ADDRESSES = 10_000
+_BURST_S = 5.0  # a bucket holds what comes in so many seconds
+
+
+class RateLimit:
+    """Says whether an address has asked too often.
+
+    Addresses of this machine are let through unless `everyone`: they are those of a proxy, behind which is everybody.
+    """
+
+    def __init__(self, per_s: float, *, everyone: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        """`per_s`: 0 for no limit."""
+        self._per_s = per_s
+        self._burst = per_s * _BURST_S
+        self._everyone = everyone
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}  # what is left, and when that was so; who asked last is last
+
+    def allows(self, scope: Scope) -> bool:
+        """Whether the address of a request may ask once more; it is counted."""
+        client = scope.get("client")
+        if not self._per_s or client is None or (not self._everyone and _is_of_this_machine(client[0])):
+            return True
+        address, now_s = client[0], self._clock()
+        left, since_s = self._buckets.pop(address, (self._burst, now_s))
+        left = min(self._burst, left + (now_s - since_s) * self._per_s)
+        allowed = left >= 1
+        self._buckets[address] = (left - 1 if allowed else left, now_s)
+        if len(self._buckets) > _MAX_ADDRESSES:
+            del self._buckets[next(iter(self._buckets))]
+        return allowed
+
+
+def _is_of_this_machine(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
