@@ -164,7 +164,7 @@ def test_secrets_are_never_printed() -> None:
         assert "token-two" not in text
         assert "api-secret" not in text
     assert repr(BOTH) == "Secrets(callback_tokens=<2>, api_token=<True>, admin_token=<False>)"
-    assert repr(Secrets()) == "Secrets(callback_tokens=<0>, api_token=<False>)"
+    assert repr(Secrets()) == "Secrets(callback_tokens=<0>, api_token=<False>, admin_token=<False>)"
 
 
 def test_settings_cannot_be_changed_after_the_check() -> None:

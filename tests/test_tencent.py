@@ -233,7 +233,9 @@ def test_odd_bytes_in_the_query_are_read_without_complaint(query_string: bytes) 
 
 @given(
     st.lists(
-        st.sampled_from(["SdkAppid", "sdk%41ppid", "SIGN", "Si+gn", "RequestTime", "ClientIP", "optPlatform", "CallbackCommand", ""])
+        st.sampled_from(
+            ["SdkAppid", "sdk%41ppid", "SIGN", "Si+gn", "RequestTime", "ClientIP", "optPlatform", "CallbackCommand", ""]
+        )
         | st.sampled_from(
             ["=", "==", "&", ";", "+", "%", "%2", "%26", "%3D", "%ff", "%C3%A9", "\xff", "\xe9", " ", "1"]
         ),
