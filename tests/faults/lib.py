@@ -1,4 +1,4 @@
-"""What the fault tests share: servers that may die, a load that remembers every answer, and what has to hold afterwards.
+"""What the fault tests share: servers that may die, a load that remembers each answer, and what has to hold afterwards.
 
 A row of the table is run in a quick form by `make test` and in full by `make test-faults`; each test says with `report`
 what it has seen, and `python tests/faults/table.py` makes the README's table of it.
