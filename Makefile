@@ -5,7 +5,7 @@ LOCK := .locks/dev.txt
 BENCH_LOCK := .locks/bench.txt
 HISTORIES ?= 2000
 
-.PHONY: help setup demo test bench check format lint types lock clean
+.PHONY: help setup demo test test-faults bench check format lint types audit lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,11 +26,15 @@ demo: setup  ## A sample evening, a server and a simulated sender; FOR=20 ends i
 test: setup  ## All tests; HISTORIES=20000 for a long round of the properties
 	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q
 
+test-faults: setup  ## The fault matrix in full (about half an hour, as root), and its table; ROWS="-k power" for some
+	rm -f tests/faults/results.jsonl
+	FAULTS=full $(BIN)/python -m pytest -q -rs tests/faults $(ROWS); status=$$?; $(BIN)/python tests/faults/table.py; exit $$status
+
 bench: setup  ## Every goal of speed and size beside its peers; ROWS=cpu,storage for some, SCALE=0.1 for a trial
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(BENCH_LOCK)
 	$(BIN)/python tests/benchmarks/run.py $(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE))
 
-check: setup format lint types test  ## The one gate: format, lint, types, tests
+check: setup format lint types audit test  ## The one gate: format, lint, types, known vulnerabilities, tests
 
 format: setup
 	$(BIN)/ruff format --quiet --check --diff .
@@ -40,6 +44,9 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+audit: setup  ## Look the locked dependencies up among known vulnerabilities; AUDIT=--strict fails if that cannot be done
+	$(BIN)/python tests/audit.py $(AUDIT) $(LOCK)
 
 lock:  ## Pin the newest versions that pyproject.toml allows; needs uv
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
