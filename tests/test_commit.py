@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from conftest import APP_ID, T0, body_of
 
 from app import commit, db
-from app.commit import MAX_BATCH, MAX_WAITING, Full, GroupCommit
+from app.commit import ANSWER_WITHIN_S, MAX_BATCH, MAX_WAITING, Full, GroupCommit, Slow
 from app.metrics import Metrics
 from app.receiver import Receiver
 from app.store import GENESIS, Appended, Arrival, EventStore, Rejection, next_chain
@@ -88,6 +89,13 @@ class Harness:
     async def submit_all(self, *items: Arrival | Rejection) -> list[Outcome]:
         """Submit items together and wait for all of them."""
         return await asyncio.gather(*[self.commits.submit(item) for item in items], return_exceptions=True)
+
+    async def submit_when_taken(self, item: Arrival) -> Appended | None:
+        """Submit an item again and again until there is room for it, and wait for it."""
+        while True:
+            with suppress(Full):
+                return await self.commits.submit(item)
+            await asyncio.sleep(0.01)
 
     async def as_first_batch(self, *items: Arrival | Rejection) -> list[Outcome]:
         """Submit items before the writer runs, so that they are one batch; then start it and wait for them."""
@@ -280,6 +288,100 @@ def test_waiters_of_an_event_loop_that_is_gone_do_not_end_the_writer(tmp_path: P
     harness.run(leave())
     harness.run(work())
     harness.commits.stop()
+
+
+# ---- a disk that takes its time: somebody else holds the log's write lock ----
+
+
+class WriteLock:
+    """Holds the log's write lock until it is let go."""
+
+    def __init__(self, path: Path) -> None:
+        self._conn = db.open_log(path)
+        self._conn.execute("BEGIN IMMEDIATE")
+
+    def let_go(self) -> None:
+        self._conn.execute("ROLLBACK")
+        self._conn.close()
+
+
+def test_who_waits_too_long_is_refused_in_time_and_stored_all_the_same(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+
+    async def work() -> None:
+        harness.commits.start()
+        lock = WriteLock(harness.opener.path)
+        loop = asyncio.get_running_loop()
+        begin_s = loop.time()
+        outcomes = await harness.submit_all(arrival(1), arrival(2))
+        assert [type(outcome) for outcome in outcomes] == [Slow, Slow]
+        assert ANSWER_WITHIN_S <= loop.time() - begin_s < 2  # the sender's patience
+        with pytest.raises(Full, match="the disk is slow"):
+            harness.commits.submit(arrival(3))
+        lock.let_go()
+        assert await harness.submit_when_taken(arrival(2)) == Appended(2, duplicate=True)
+        assert await harness.submit_when_taken(arrival(4)) == Appended(3, duplicate=False)
+
+    harness.run(work())
+    harness.commits.stop()
+    assert len(harness.stored()) == 3
+
+
+def test_what_waits_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "MAX_WAITING_BYTES", 10_000)
+    harness = Harness(tmp_path)
+    large = arrival(1, CustomInfo="x" * 6000)
+
+    async def work() -> None:
+        waiting = harness.commits.submit(large)
+        with pytest.raises(Full):
+            harness.commits.submit(arrival(2, CustomInfo="x" * 6000))
+        harness.commits.start()
+        await waiting
+        third = arrival(3, CustomInfo="x" * 6000)
+        assert await harness.submit_when_taken(third) == Appended(2, duplicate=False)
+
+    harness.run(work())
+    harness.commits.stop()
+
+
+def test_a_failure_is_known_until_the_disk_takes_something_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness = Harness(tmp_path, make_read_only, make_read_only)
+
+    async def work() -> None:
+        (outcome,) = await harness.as_first_batch(arrival(1))
+        assert isinstance(outcome, db.Error)
+        assert harness.commits.failure == str(outcome)
+        assert harness.value("roomlapse_log_writable") == 0
+        while harness.commits.failure is not None:  # nobody sends anything: the writer itself tries again
+            await asyncio.sleep(0.05)
+        assert harness.value("roomlapse_log_writable") == 1
+
+    with caplog.at_level("WARNING", "app.commit"):
+        harness.run(work())
+    harness.commits.stop()
+    said = [record.message.partition(":")[0] for record in caplog.records]
+    assert said == ["commit failed", "commits succeed again"]  # it failed twice: said once in ten seconds
+    assert harness.opener.opened == 3
+    assert harness.stored() == []
+
+
+def test_the_head_is_logged_with_its_chain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    harness = Harness(tmp_path)
+
+    async def work() -> None:
+        await harness.as_first_batch(arrival(1))
+        await harness.submit_all(arrival(2))
+
+    with caplog.at_level("INFO", "app.commit"):
+        harness.run(work())
+        harness.commits.stop()
+    heads = [vars(record) for record in caplog.records if record.message == "head"]
+    reader = harness.opener.reader()
+    assert [(head["position"], head["chain"]) for head in heads] == [(1, reader.chain_at(1))]  # once a minute
+    reader.close()
 
 
 # ---- the receiver's answer, in this process because a full disk cannot be ordered over HTTP ----
