@@ -108,7 +108,7 @@ def _reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         except (
             BadBackup,
             BrokenProcessPool,
-            db.Error,
+            *db.UNREADABLE,
             db.NewerSchema,
             db.NoData,
             OSError,
@@ -204,7 +204,7 @@ def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> 
         _log.warning("no API token is set: whoever reaches this address can ask")
     service = Service(settings)
     service.data_dir.create(sdk_app_id)  # what is wrong with it is said before anything listens
-    service.data_dir.open_read_models().close()
+    service.data_dir.create_read_models()
     running = Running(service)
     running.run()
     if running.failed:

@@ -23,6 +23,7 @@ _LOOK_S = 0.1
 _TRY_AGAIN_S = 1.0
 _SAY_HEAD_S = 60.0
 _SAY_FAILURE_S = 10.0
+_SLOW = "the disk is slow"
 
 _log = logging.getLogger(__name__)
 
@@ -55,11 +56,17 @@ class GroupCommit:
     """
 
     def __init__(
-        self, open_store: Callable[[], EventStore], metrics: Metrics, on_commit: Callable[[], None] = lambda: None
+        self,
+        open_store: Callable[[], EventStore],
+        metrics: Metrics,
+        on_commit: Callable[[], None] = lambda: None,
+        need_room: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """`need_room` raises if the disk has no room for a batch of so many bytes."""
         self._open_store = open_store
         self._metrics = metrics
         self._on_commit = on_commit
+        self._need_room = need_room
         self._waiting: queue.SimpleQueue[_Waiter | None] = queue.SimpleQueue()  # None: stop behind those before it
         self._patience = _Patience()
         self._submitted_bytes = self._taken_bytes = 0  # one thread adds to the one, another to the other
@@ -70,6 +77,7 @@ class GroupCommit:
         self._head_said = 0
         self._say_head_at_s = 0.0
         self._failure_said_at_s = -_SAY_FAILURE_S
+        self._failure_said = False
         self.failure: str | None = None
         """Why the last commit failed; None if it did not."""
         self._thread = threading.Thread(target=self._run, name="roomlapse-commit")
@@ -95,15 +103,22 @@ class GroupCommit:
             raise Full("too many callbacks wait")
         if self._submitted_bytes - self._taken_bytes + size > MAX_WAITING_BYTES:
             raise Full("too many callbacks wait")
-        busy_since_s = self._busy_since_s
-        if busy_since_s is not None and time.monotonic() - busy_since_s > ANSWER_WITHIN_S:
-            raise Full("the disk is slow")
+        if self._is_slow():
+            raise Full(_SLOW)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Appended | None] = loop.create_future()
         self._submitted_bytes += size
         self._waiting.put(_Waiter(item, size, future, loop))
         self._patience.watch(future, loop)
         return future
+
+    def trouble(self) -> str | None:
+        """Why callbacks are refused now: the last commit failed, or this one takes too long. None if they are not."""
+        return self.failure or (_SLOW if self._is_slow() else None)
+
+    def _is_slow(self) -> bool:
+        busy_since_s = self._busy_since_s
+        return busy_since_s is not None and time.monotonic() - busy_since_s > ANSWER_WITHIN_S
 
     # ---- the thread ----
 
@@ -155,6 +170,7 @@ class GroupCommit:
             self._taken_bytes += sum(waiter.size for waiter in batch)
 
     def _commit(self, batch: list[_Waiter]) -> list[Appended | None]:
+        self._need_room(sum(waiter.size for waiter in batch))
         store = self._opened()
         arrivals = [waiter.item for waiter in batch if isinstance(waiter.item, Arrival)]
         rejections = [waiter.item for waiter in batch if isinstance(waiter.item, Rejection)]
@@ -167,6 +183,7 @@ class GroupCommit:
     def _probe(self) -> None:
         """Find out whether the disk takes something again."""
         try:
+            self._need_room(0)
             self._opened().probe()
         except Exception as error:  # noqa: BLE001  whatever it is, it is why callbacks are refused
             self._fail(error, 0)
@@ -180,14 +197,16 @@ class GroupCommit:
         now_s = time.monotonic()
         if now_s - self._failure_said_at_s >= _SAY_FAILURE_S:  # a full disk is not to fill another with this
             self._failure_said_at_s = now_s
+            self._failure_said = True
             _log.error("commit failed: %s", error, extra={"callbacks": callbacks})
         self._close()
 
     def _succeed(self) -> None:
         if self.failure is not None:
             self.failure = None
-            self._failure_said_at_s = -_SAY_FAILURE_S
-            _log.warning("commits succeed again")
+            if self._failure_said:  # on a disk that is nearly full, large ones fail and small ones succeed in turn
+                self._failure_said = False
+                _log.warning("commits succeed again")
         self._metrics.writable.set(1)
 
     def _tell(self) -> None:
@@ -245,7 +264,7 @@ class _Patience:
         while watched and (watched[0][1].done() or watched[0][0] <= latest_s):
             _, future = watched.popleft()
             if not future.done():
-                future.set_exception(Slow("the disk is slow"))
+                future.set_exception(Slow(_SLOW))
         self._looking = bool(watched)
         if watched:
             loop.call_later(_LOOK_S, self._look, loop)

@@ -19,9 +19,8 @@ class Connection(HttpToolsProtocol):
     """
 
     reading_since_s: float | None = None
-    _heads = 0  # that were whole
-    _in_body = False
-    _head_bytes = 0
+    _steps = 0  # heads, pieces of bodies and ends: what a request goes forward by
+    _head_bytes = 0  # since the last step: of a head, or of the headers that may follow a body in chunks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for the first request."""
@@ -32,24 +31,37 @@ class Connection(HttpToolsProtocol):
         """Refuse a head that has no end."""
         if self.reading_since_s is None:
             self.reading_since_s = time.monotonic()
-        heads, in_body = self._heads, self._in_body
+        steps = self._steps
         super().data_received(data)
-        if heads == self._heads and not in_body:  # all of it belongs to a head that has no end yet
+        if steps == self._steps:  # all of it belongs to a head that has no end yet
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response(f"The request line and headers are longer than {MAX_HEAD_BYTES} bytes.")
 
+    def on_message_begin(self) -> None:
+        """Begin to wait for a request's end, also of one that came in one piece with the end of another."""
+        super().on_message_begin()
+        if self.reading_since_s is None:
+            self.reading_since_s = time.monotonic()
+
     def on_headers_complete(self) -> None:
         """Begin to read a body."""
-        self._heads += 1
-        self._in_body = True
+        self._step()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Read a piece of it."""
+        self._step()
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Wait for nothing more."""
+        self._step()
         super().on_message_complete()
         self.reading_since_s = None
-        self._in_body = False
+
+    def _step(self) -> None:
+        self._steps += 1
         self._head_bytes = 0
 
 
@@ -57,7 +69,12 @@ async def cut_idle(connections: set[Connection]) -> None:
     """Cut connections whose request does not get whole in time. Runs until it is cancelled."""
     while True:
         await asyncio.sleep(_LOOK_S)
-        latest_s = time.monotonic() - READ_WITHIN_S
-        for connection in list(connections):
-            if connection.reading_since_s is not None and connection.reading_since_s < latest_s:
-                connection.transport.abort()
+        cut_unfinished(connections, READ_WITHIN_S)
+
+
+def cut_unfinished(connections: set[Connection], within_s: float) -> None:
+    """Cut connections whose request is not whole after so long."""
+    latest_s = time.monotonic() - within_s
+    for connection in list(connections):
+        if connection.reading_since_s is not None and connection.reading_since_s < latest_s:
+            connection.transport.abort()

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +31,14 @@ READ_MODELS_FILE = "read_models.db"
 _REBUILD_LOCK = ".rebuild.lock"
 _WRITER_LOCK = ".writer.lock"
 
+RESERVE_BYTES = 16 * 2**20
+"""What a server leaves free on the disk: the read models get to the log's end, so that reads go on when it is full."""
+
 _log = logging.getLogger(__name__)
+
+
+class NoRoom(Exception):
+    """The disk is full, but for what is reserved."""
 
 
 class WrongOwner(Exception):
@@ -67,13 +75,15 @@ class DataDir:
             log.close()
 
     def check(self, sdk_app_id: str | None) -> None:
-        """Raise db.NoData if there is no log here, WrongOwner if it is another application's."""
+        """Raise db.NoData if there is no log here, db.NewerSchema if it is of a newer version, WrongOwner if it is
+        another application's."""
         if not self.log_path.is_file():
             raise db.NoData(
                 f"no Roomlapse data in {self.path}: start `roomlapse serve` or run `roomlapse import` with this --data"
             )
         log = self.open_log_reader()
         try:
+            db.refuse_newer_log(log.conn, self.log_path)
             owner = log.owner()
         finally:
             log.close()
@@ -90,6 +100,13 @@ class DataDir:
         except BaseException:
             right.close()
             raise
+
+    def need_room(self, size: int) -> None:
+        """Raise NoRoom if the log may not take so many bytes more."""
+        disk = os.statvfs(self.path)
+        free = disk.f_bavail * disk.f_frsize
+        if disk.f_blocks and free < RESERVE_BYTES + 2 * size:  # they are written to the WAL, then to the database
+            raise NoRoom(f"the disk is full: {free >> 20} MiB are left of it, and {RESERVE_BYTES >> 20} are reserved")
 
     def _writing_right(self) -> IO[str]:
         """Hold the right to write the log while the file is open: one writer is also the only one to checkpoint."""
@@ -121,10 +138,40 @@ class DataDir:
             raise
         return models
 
-    def read_models_file(self) -> int | None:
+    def create_read_models(self) -> None:
+        """Make the read models if they are missing. A spoilt file is left to the projector: callbacks are taken
+        meanwhile. Raises db.Error if there can be none."""
+        try:
+            self.open_read_models().close()
+        except db.UNREADABLE as error:
+            if not self._are_spoilt(error):
+                raise
+
+    def drop_spoilt_read_models(self) -> None:
+        """Remove the read models if their file is spoilt: a server makes them again from the log."""
+        try:
+            models = self.open_read_models()
+            try:
+                fault = db.fault_of(models.conn)
+            finally:
+                models.close()
+        except db.UNREADABLE as error:
+            if not self._are_spoilt(error):
+                raise
+            fault = str(error)
+        if fault is not None:
+            _log.error("the read models are spoilt and made again: %s", fault)
+            db.remove(self.read_models_path)
+
+    def _are_spoilt(self, error: BaseException) -> bool:
+        """Whether an error says so of the read models. A file that has never been a database is not ours to remove."""
+        return db.tells_of_a_fault(error) and db.looks_like_one(self.read_models_path)
+
+    def read_models_file(self) -> tuple[int, int] | None:
         """Which file the read models are in, None if there is none: who has another one open has to open it anew."""
         try:
-            return self.read_models_path.stat().st_ino
+            found = self.read_models_path.stat()
+            return found.st_dev, found.st_ino
         except FileNotFoundError:
             return None
 

@@ -14,6 +14,8 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the libr
 
 Connection = sqlite3.Connection
 Error = sqlite3.Error
+UNREADABLE = (Error, UnicodeDecodeError)
+"""What reading a spoilt database raises: what SQLite says about it may quote bytes that are no text."""
 UNFIT_VALUE = (OverflowError, TypeError, ValueError, sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError)
 """What a write raises because of what is to be written, not because of the disk."""
 
@@ -67,7 +69,9 @@ def create_log(db: Database) -> None:
     # find it: keeping twice 64 bytes out of the indexes makes the log a fifth smaller. `command` and `operator` are
     # there for those who read with SQL; the body has them already. One that was spoilt on the disk has to be readable
     # still, so that `verify` can name it.
-    db.conn.execute("CREATE INDEX events_by_room ON events (room_id, event_time_ms)")
+    # The address and the platform stand in an index because neither the chain nor a body vouches for them: SQLite's
+    # integrity check compares an index with its table, so a byte of them that was spoilt on the disk shows in `verify`.
+    db.conn.execute("CREATE INDEX events_by_room ON events (room_id, event_time_ms, platform, client_ip)")
     db.conn.execute("CREATE INDEX events_by_id ON events (substr(event_id, 1, 8))")
     for verb in ("UPDATE", "DELETE"):
         db.conn.execute(
@@ -99,6 +103,9 @@ def create_log(db: Database) -> None:
         """
     )
     db.conn.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID")
+    # For the same reason.
+    db.conn.execute("CREATE INDEX rejected_as_sent ON rejected (received_at_ms, reason, client_ip, platform, body)")
+    db.conn.execute("CREATE INDEX meta_values ON meta (value)")
 
 
 _LOG_MIGRATIONS = {create_log.__name__}
@@ -118,10 +125,26 @@ def open_log(path: Path | str, cache_kib: int = CACHE_KIB) -> Connection:
 
 
 def _migrate_log(conn: Connection, path: Path | str) -> None:
-    db = Database(conn, execute_plugins=False)
-    if {migration.name for migration in _log_schema.applied(db)} - _LOG_MIGRATIONS:
+    refuse_newer_log(conn, path)
+    _log_schema.apply(Database(conn, execute_plugins=False))
+
+
+def refuse_newer_log(conn: Connection, path: Path | str) -> None:
+    """Raise NewerSchema if a newer version of this program made the log. Writes nothing."""
+    applied = _log_schema.applied(Database(conn, execute_plugins=False))
+    if {migration.name for migration in applied} - _LOG_MIGRATIONS:
         raise NewerSchema(f"{path} was made by a newer Roomlapse: upgrade this one to use it")
-    _log_schema.apply(db)
+
+
+def spoilt_schema(conn: Connection) -> str | None:
+    """Name a table, index or trigger of a log that says something else than this version's; None if there is none."""
+    fresh = open_log(MEMORY)
+    try:
+        schema = "SELECT type || ' ' || name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
+        found = dict(conn.execute(schema).fetchall())
+        return next((name for name, sql in fresh.execute(schema) if found.get(name, sql) != sql), None)
+    finally:
+        fresh.close()
 
 
 def open_read_models(path: Path | str) -> Connection:
@@ -167,6 +190,29 @@ def copy(path: Path, target: Path) -> None:
         raise type(error)(f"{target}: {error}") from None
     finally:
         conn.close()
+
+
+def fault_of(conn: Connection) -> str | None:
+    """What SQLite finds wrong with a file, page by page; None if nothing. Raises UNREADABLE."""
+    (answer,) = conn.execute("PRAGMA quick_check(1)").fetchone()
+    return None if answer == "ok" else str(answer)
+
+
+def tells_of_a_fault(error: BaseException) -> bool:
+    """Whether an error says that a file is spoilt, not that it cannot be used now."""
+    return type(error) in (sqlite3.DatabaseError, NotADatabase, UnicodeDecodeError)
+
+
+def looks_like_one(path: Path) -> bool:
+    """Whether a file begins as a database does, or with nothing, as one whose beginning has never been written."""
+    with path.open("rb") as file:
+        return file.read(16) in (b"SQLite format 3\0", bytes(16), b"")
+
+
+def remove(path: Path) -> None:
+    """Remove a database. Who has it open goes on with what is no longer there."""
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        file.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Looks for what goes wrong around a receiver, and says of each what to do about it."""
 
+import http.client
 import os
 import shutil
 import statistics
@@ -219,28 +220,38 @@ def _check_projections(stopped: dict[str, str]) -> Finding:
 # ---- the server ----
 
 
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """The token is for the server that was named, and for none that this one names."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _StayHere)
+
+
 def _ask(url: str, secrets: Secrets) -> _Server:
     request = urllib.request.Request(f"{url}/metrics")  # noqa: S310  an http URL, as the command line has checked
     token = secrets.admin_token or secrets.api_token
     if token is not None:
         request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=_ASK_S) as answer:  # noqa: S310  the same
+        with _OPENER.open(request, timeout=_ASK_S) as answer:
             text = answer.read().decode()
+        metrics = {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
     except urllib.error.HTTPError as error:
         with suppress(OSError):
             error.close()
         return _Server(url, None, f"{url}/metrics answers {error.code}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return _Server(url, None, f"no answer from {url}: {getattr(error, 'reason', error)}")
-    return _Server(
-        url,
-        {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        },
-    )
+    if ("roomlapse_log_writable", ()) not in metrics:
+        return _Server(url, None, f"what answers at {url} is no Roomlapse")
+    return _Server(url, metrics)
 
 
 def _check_server(server: _Server) -> Finding:

@@ -41,6 +41,7 @@ class RateLimit:
 
 def _is_of_this_machine(address: str) -> bool:
     try:
-        return ip_address(address).is_loopback
+        ip = ip_address(address)
     except ValueError:
         return False
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback  # who listens on :: sees IPv4 within IPv6

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "color_message", "asctime"}
 
@@ -20,8 +21,8 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         """`secrets` are taken out of every line, wherever they turn up: in an error of a library, say."""
         super().__init__()
-        # As JSON writes them; the longest first, so that none is left over that holds another.
-        written = sorted({json.dumps(secret)[1:-1] for secret in secrets}, key=len, reverse=True)
+        # The longest first, so that none is left over that holds another.
+        written = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
         self._secrets = re.compile("|".join(map(re.escape, written))) if written else None
 
     def format(self, record: logging.LogRecord) -> str:
@@ -38,12 +39,25 @@ class JsonFormatter(logging.Formatter):
         finite = json.loads(
             json.dumps(line, default=str, skipkeys=True), parse_constant=lambda _: None
         )  # NaN is not JSON
-        return self._redact(json.dumps(finite))
+        return json.dumps(self._redacted(finite))
 
-    def _redact(self, line: str) -> str:
+    def _redacted(self, value: Any) -> Any:
+        """A JSON value without the secrets. Of the text it is written as, one could hit an escape."""
+        if isinstance(value, dict):
+            return {self._redacted(name): self._redacted(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self._redacted(inner) for inner in value]
+        if not isinstance(value, str):
+            return value
         if self._secrets is not None:
-            line = self._secrets.sub(_REDACTED, line)
-        return _SIGN.sub(rf"\1{_REDACTED}", line)
+            value = self._secrets.sub(_REDACTED, value)
+        return _SIGN.sub(rf"\1{_REDACTED}", value)
+
+
+def _forms(secret: str) -> set[str]:
+    """Write a secret as it may stand in a text: as it is, and as Python or JSON quotes it."""
+    quoted = (repr(secret), ascii(secret), json.dumps(secret), json.dumps(secret, ensure_ascii=False))
+    return {secret, *(text[1:-1] for text in quoted)}
 
 
 def set_up_logging(secrets: Iterable[str] = (), level: int = logging.INFO) -> None:

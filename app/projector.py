@@ -27,6 +27,7 @@ from app.store import EventStore
 WAKE, WANT = b"wake\n", b"want\n"
 _TICK_S = 0.5  # other processes append too (import, retry): look for their events now and then
 _RETRY_S = 1.0
+_SAY_EVERY_S = 10.0
 _EVERY_S = 0.5  # a room's events that are read together are cheaper; a reader who waits for them ends this at once
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class Projector:
         self._wanted = threading.Event()
         self._stopping = False
         self._stopped: set[str] = set()
+        self._said, self._said_at_s = "", 0.0
+        self._unchecked = True  # whether the file of the read models may be spoilt: after a crash, say
 
     def wake(self, *, wanted: bool = False) -> None:
         """Say that the log has grown, or that somebody waits for what is in it."""
@@ -78,14 +81,25 @@ class Projector:
                 self._follow()
             except _Stopping:
                 return
-            except (db.Error, db.NewerSchema) as error:
-                _log.error("projections wait: %s", error)
+            except (*db.UNREADABLE, db.NewerSchema) as error:
+                self._unchecked |= db.tells_of_a_fault(error)
+                self._say_waiting(error)
                 time.sleep(_RETRY_S)
             except Exception:  # noqa: BLE001  a bug of ours must not end them for good
                 _log.exception("projections wait")
                 time.sleep(_RETRY_S)
 
+    def _say_waiting(self, error: Exception) -> None:
+        """Log why, and the same again at most every ten seconds: a full disk is not to fill another with this."""
+        now_s = time.monotonic()
+        if str(error) != self._said or now_s - self._said_at_s >= _SAY_EVERY_S:
+            self._said, self._said_at_s = str(error), now_s
+            _log.error("projections wait: %s", error)
+
     def _follow(self) -> None:
+        if self._unchecked:  # before anything is reported: questions wait for that
+            self._data_dir.drop_spoilt_read_models()
+            self._unchecked = False
         with ExitStack() as stack:
             log = self._data_dir.open_log_reader()
             stack.callback(log.close)

@@ -69,7 +69,7 @@ class ProjectorProcess:
             return self._changed.wait_for(lambda: self._position >= position, timeout_s)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603  our own program, no shell
+        process = subprocess.Popen(  # noqa: S603  our own program, no shell
             # -P: whatever is called `app` where the server was started is none of ours.
             [sys.executable, "-P", "-m", "app.projector", str(self._data_dir.path)],
             stdin=subprocess.PIPE,
@@ -77,6 +77,10 @@ class ProjectorProcess:
             start_new_session=True,  # Ctrl-C is for the server, which ends this one when its own work is done
             env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},  # no secrets
         )
+        assert process.stdin is not None
+        # One that stands still must not hold up who tells it of a commit; a full pipe wakes it when it goes on.
+        os.set_blocking(process.stdin.fileno(), False)
+        return process
 
     def _send(self, line: bytes) -> None:
         with self._sending:

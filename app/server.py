@@ -12,12 +12,13 @@ from typing import cast
 import uvicorn
 
 from app import db
-from app.connections import Connection, cut_idle
+from app.connections import Connection, cut_idle, cut_unfinished
 from app.memory import settle_memory
 from app.service import Service
 from app.web import Bell, create_app
 
 _SHUTDOWN_S = 5
+_SEND_REST_S = 2  # for a request that is half sent when the server is asked to stop
 _BACKLOG = 2048
 _MAX_FILES = 65_536
 
@@ -46,14 +47,19 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._cutter = asyncio.create_task(cut_idle(cast(set[Connection], self.server_state.connections)))
+            self._cutter = asyncio.create_task(cut_idle(self._connections))
             self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._cutter is not None:
             self._cutter.cancel()
         self._bell.stop()
+        asyncio.get_running_loop().call_later(_SEND_REST_S, cut_unfinished, self._connections, 0.0)
         await super().shutdown(sockets)
+
+    @property
+    def _connections(self) -> set[Connection]:
+        return cast(set[Connection], self.server_state.connections)
 
 
 class Running:

@@ -35,19 +35,19 @@ class Service:
         self.metrics = Metrics()
         self.data_dir = DataDir(settings.data)
         self.projector = ProjectorProcess(self.data_dir, self.metrics)
-        self.commits = GroupCommit(self.data_dir.open_log, self.metrics, self.projector.wake)
+        self.commits = GroupCommit(self.data_dir.open_log, self.metrics, self.projector.wake, self.data_dir.need_room)
         per_s = settings.rate_limit_per_s
         limit = RateLimit(DEFAULT_RATE_LIMIT_PER_S if per_s is None else per_s, everyone=per_s is not None)
         self.rate_limit = limit
         self.receiver = Receiver(
             settings.sdk_app_id, settings.secrets.callback_tokens, self.commits, self.metrics, limit
         )
-        self._readers: queue.LifoQueue[tuple[Queries, int | None] | None] = queue.LifoQueue()
+        self._readers: queue.LifoQueue[tuple[Queries, tuple[int, int] | None] | None] = queue.LifoQueue()
 
     def start(self) -> None:
         """Open the data directory and start the threads. Raises WrongOwner, OSError and db.Error."""
         self.data_dir.create(self.settings.sdk_app_id)
-        self.data_dir.open_read_models().close()
+        self.data_dir.create_read_models()
         for _ in range(_READERS):
             self._readers.put(None)
         self.commits.start()
@@ -65,14 +65,17 @@ class Service:
         self.projector.stop()
         self.commits.stop()
 
-    def read(self, question: Callable[[Queries], T], *, wait: bool = True) -> T:
-        """Ask the read models; with `wait`, after they have seen every event now in the log. Raises Unavailable."""
+    def read(self, question: Callable[[Queries], T], *, wait: bool = True, asked_s: float | None = None) -> T:
+        """Ask the read models; with `wait`, after they have seen every event now in the log. Raises Unavailable.
+
+        `asked_s`: when the question came, on the monotonic clock; it waits five seconds from then.
+        """
         if not wait:
             with self._reader() as queries:
                 return question(queries)
         with self._reader() as queries:
             head = queries.log.head().position
-        deadline = time.monotonic() + _WAIT_S
+        deadline = (time.monotonic() if asked_s is None else asked_s) + _WAIT_S
         while self.projector.wait_for(head, deadline - time.monotonic()):
             with self._reader() as queries:  # none is held while waiting: others do not have to wait
                 queries.required = head
@@ -122,7 +125,7 @@ class Service:
             if reader is None:
                 reader = (self.data_dir.open_queries(), file)
             yield reader[0]
-        except (db.Error, db.NoData) as error:
+        except (*db.UNREADABLE, db.NoData) as error:
             if reader is not None:
                 reader[0].close()
             reader = None  # the next one opens it anew

@@ -35,11 +35,12 @@ def verify(log: EventStore, models: ReadModels, progress: Progress = no_progress
     try:
         return (
             _verify_file(log.conn, "events.db")
+            or _verify_schema(log)
             or _verify_file(models.conn, "read_models.db")
             or verify_chain(log, progress)
             or _verify_read_models(log, models, progress)
         )
-    except db.Error as error:
+    except db.UNREADABLE as error:
         return Difference("database", f"cannot be read: {error}")
 
 
@@ -63,11 +64,16 @@ def _verify_file(conn: db.Connection, name: str) -> Difference | None:
     return None if answer == "ok" else Difference(name, f"SQLite's integrity check says: {answer}")
 
 
+def _verify_schema(log: EventStore) -> Difference | None:
+    name = db.spoilt_schema(log.conn)
+    return None if name is None else Difference("events.db", f"its {name} is not as it was made")
+
+
 def verify_log(log: EventStore, progress: Progress = no_progress) -> Difference | None:
     """Check a log alone, without any read models: its file, ids, chain and columns."""
     try:
-        return _verify_file(log.conn, "events.db") or verify_chain(log, progress)
-    except db.Error as error:
+        return _verify_file(log.conn, "events.db") or _verify_schema(log) or verify_chain(log, progress)
+    except db.UNREADABLE as error:
         return Difference("database", f"cannot be read: {error}")
 
 
@@ -120,8 +126,12 @@ def _verify_read_models(log: EventStore, models: ReadModels, progress: Progress)
         for name in models.projections:
             where = f"projection {name}"
             checkpoint = models.find_checkpoint(name)
-            if checkpoint is None or checkpoint.version != models.projections[name].VERSION:
+            known = models.projections[name].VERSION
+            if checkpoint is None or checkpoint.version < known:
                 return Difference(where, "its read model is not of this version: any other command rebuilds it")
+            if checkpoint.version > known:
+                what = f"its read model is of version {checkpoint.version}, this Roomlapse knows {known}: upgrade it"
+                return Difference(where, what)
             if checkpoint.error is not None:
                 return Difference(where, checkpoint.error)
             if log.chain_at(checkpoint.position) != checkpoint.chain:

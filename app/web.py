@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -78,13 +79,14 @@ _PROBLEMS = {
 
 
 _UNTOLD = "ask with the API token to be told why"
+_SECURITY_HEADERS = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
 
 
 class Readiness(msgspec.Struct):
     """Whether callbacks are stored and reads see all of them.
 
     `lag`: events not read yet by each projection. `stopped`: those that stopped, each with the event and the error;
-    `failure`: why the last commit failed, null if it did not. Who has no token is not told the words of either.
+    `failure`: why callbacks are refused now, null if they are not. Who has no token is not told the words of either.
     """
 
     ready: bool
@@ -140,7 +142,8 @@ def create_app(service: Service, bell: Bell) -> ASGIApp:
 def _create_routes(service: Service, bell: Bell) -> Litestar:
 
     async def ask(question: Callable[[Queries], T], *, wait: bool = True) -> T:
-        return await sync_to_thread(lambda: service.read(question, wait=wait))
+        asked_s = time.monotonic()  # who has to queue for a thread waits no longer than the others
+        return await sync_to_thread(lambda: service.read(question, wait=wait, asked_s=asked_s))
 
     @get("/rooms", responses=_PROBLEMS, summary="Rooms, by room_id")
     async def rooms(
@@ -272,7 +275,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         stopped = {
             name: projection.error for name, projection in found.projections.items() if projection.error is not None
         }
-        failure = service.commits.failure
+        failure = service.commits.trouble()
         # Some lag is the life of a busy receiver; not ready is what a reader would have to wait for.
         caught_up = await sync_to_thread(service.wait_for, found.head, 1.0)
         ready = caught_up and not stopped and failure is None
@@ -306,7 +309,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         ],
         lifespan=[lifespan],
         guards=[_bearer_guard(service.settings.secrets), _refuse_unknown_parameters],
-        response_headers=[ResponseHeader(name=name.decode(), value=value.decode()) for name, value in SECURITY_HEADERS],
+        response_headers=[ResponseHeader(name=name, value=value) for name, value in _SECURITY_HEADERS.items()],
         exception_handlers={
             BadTime: _answer_error(400),
             queries.BadQuestion: _answer_error(400),
@@ -425,7 +428,7 @@ def _error(status_code: int, detail: str, headers: dict[str, str] | None = None)
         {"status_code": status_code, "detail": detail},
         status_code=status_code,
         media_type=MediaType.JSON,
-        headers=headers,
+        headers=_SECURITY_HEADERS | (headers or {}),  # Litestar gives its own to answers alone, not to errors
     )
 
 

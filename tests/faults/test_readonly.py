@@ -1,0 +1,241 @@
+"""Row 6: a data directory that cannot be used, and a file system that turns read-only while the server runs."""
+
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import APP_ID
+
+from faults.batches import (
+    BACK_WITHIN_S,
+    ROOMS,
+    Batches,
+    LoopDisk,
+    assert_blocking_is_answered_at_once,
+    events_of,
+    metric,
+    need,
+    readiness,
+    run_tool,
+    sentence_of,
+    skipping_where_it_cannot_be,
+    unmount,
+    wait_until_ready,
+)
+from faults.lib import Victim, assert_exact, kept, no_traceback, report, rounds, run_program
+
+_OTHER_APP_ID = "1400000002"
+
+
+def assert_says(data: Path, *words: str, app_id: str = APP_ID, command: str = "serve") -> None:
+    """The command ends with exit code 1 and one sentence that has these words in it, and names the place."""
+    args = ("--sdk-app-id", app_id, "--port", "0") if command == "serve" else ()
+    done = run_program(command, *args, "--data", str(data))
+    said = sentence_of(done.stderr)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    for word in words:
+        assert word in said, said
+
+
+# ---- at the start ----
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with some events, that nobody has open."""
+    data = tmp_path_factory.mktemp("read-only") / "data"
+    with Victim(data) as victim:
+        assert set(Batches(victim).send(50)) == {200}
+        assert victim.stop() == 0
+    return data
+
+
+def a_file(data: Path) -> None:
+    shutil.rmtree(data)
+    data.write_text("not a directory")
+
+
+def no_database(data: Path) -> None:
+    (data / "events.db").write_bytes(b"this is no database, though it is long enough to be one. " * 100)
+
+
+def no_read_models(data: Path) -> None:
+    (data / "read_models.db").write_bytes(b"this is no database, though it is long enough to be one. " * 100)
+
+
+def a_newer_schema(data: Path) -> None:
+    conn = sqlite3.connect(data / "events.db")  # nobody else has it open
+    with conn:
+        conn.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"
+            " VALUES ('roomlapse.events', 'of_a_version_to_come', '2030-01-01')"
+        )
+    conn.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (a_file, ("data",)),
+        (no_database, ("events.db", "not a database")),
+        (a_newer_schema, ("events.db", "newer Roomlapse")),
+    ],
+    ids=lambda it: it.__name__ if callable(it) else "",
+)
+def test_a_data_directory_that_cannot_be_used_is_named_in_a_sentence(
+    data: Path, tmp_path: Path, spoil: Callable[[Path], None], words: tuple[str, ...]
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    spoil(copy)
+    assert_says(copy, *words)
+    assert_says(copy, *(word for word in words if word != "data"), command="status")
+    assert_says(copy, command="verify")
+    report(6, f"the data directory is spoilt: {spoil.__name__.replace('_', ' ')}", "a sentence, exit code 1", "0", "-")
+
+
+def test_the_data_of_another_application_is_refused(data: Path) -> None:
+    assert_says(data, APP_ID, _OTHER_APP_ID, app_id=_OTHER_APP_ID)
+    report(6, "the data directory is of another SDKAppID", "a sentence, exit code 1", "0", "-")
+
+
+def test_a_data_directory_that_is_missing_is_made_by_the_server_and_named_by_the_others(tmp_path: Path) -> None:
+    missing = tmp_path / "not" / "there"
+    for command in ("status", "verify", "rooms"):
+        assert_says(missing, "no Roomlapse data in", command=command)
+        assert not missing.exists()
+    with Victim(missing) as victim:
+        assert Batches(victim).send_one() == 200
+        assert victim.stop() == 0
+    report(6, "the data directory is missing", "serve makes it; other commands: a sentence, exit code 1", "0", "-")
+
+
+@pytest.fixture
+def read_only(data: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the data directory where nothing can be written, not even by root."""
+    need("mount", "umount", root=True)
+    source, place = tmp_path / "source", tmp_path / "read-only"
+    shutil.copytree(data, source / "data")
+    place.mkdir()
+    try:
+        with skipping_where_it_cannot_be("nothing can be mounted read-only"):
+            run_tool("mount", "--bind", str(source), str(place))
+            run_tool("mount", "-o", "remount,bind,ro", str(place))
+        yield place
+    finally:
+        unmount(place)
+
+
+def test_a_data_directory_that_cannot_be_written_is_named_in_a_sentence(read_only: Path) -> None:
+    assert_says(read_only / "data", "events.db", "readonly")
+    assert_says(read_only / "new", "Read-only file system")
+    report(6, "the data directory is read-only at the start", "a sentence, exit code 1", "0", "-")
+
+
+# ---- while the server runs ----
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[LoopDisk]:
+    need("mkfs.ext4", "e2fsck", "losetup", "mount", "umount", root=True)
+    made = None
+    try:
+        with skipping_where_it_cannot_be("no disk can be made in a file"):
+            made = LoopDisk(tmp_path)
+        yield made
+    finally:
+        if made is not None:
+            made.remove()
+        else:
+            unmount(tmp_path / "disk")
+
+
+def assert_refuses_and_reads_on(victim: Victim, batches: Batches, *words: str) -> int:
+    """Every callback gets 503, readiness and the metric say why, reads are right; how many were refused."""
+    answers = batches.send(50)
+    assert set(answers) == {503}
+    status, failure = readiness(victim)
+    assert status == 503
+    assert any(word in failure for word in words), failure
+    assert metric(victim, "roomlapse_log_writable") == 0
+    assert_blocking_is_answered_at_once(victim)
+    for number in range(0, ROOMS, 5):
+        assert events_of(victim, f"room-{number}") == (200, batches.ok_of_room(number))
+    for path in ("/rooms", "/change-counts", "/status", "/events?limit=5"):
+        assert victim.get(path)[0] == 200
+    assert kept(victim.data, batches.sent).unknown == 0
+    return len(answers)
+
+
+def wait_until_read(victim: Victim, batches: Batches) -> None:
+    """Until the read models are at the log's end: what comes from then on is not to be a matter of chance."""
+    assert events_of(victim, "room-0") == (200, batches.ok_of_room(0))
+
+
+def test_a_file_system_turns_read_only_and_is_repaired_while_the_server_runs(disk: LoopDisk) -> None:
+    """As ext4 does it when its device fails: it stays read-only until it is unmounted, checked and mounted again."""
+    count = rounds(1, 5)
+    refused = 0
+    slowest_s = 0.0
+    data = disk.path / "data"
+    with Victim(data) as victim, no_traceback(victim):
+        batches = Batches(victim)
+        for _ in range(count):
+            assert set(batches.send(100)) == {200}
+            wait_until_read(victim, batches)
+            disk.turn_read_only()
+            refused += assert_refuses_and_reads_on(victim, batches, "readonly", "I/O error", "unable to open")
+            disk.repair()
+            slowest_s = max(slowest_s, wait_until_ready(victim, batches))
+            assert set(batches.redeliver()) == {200}
+            wait_until_read(victim, batches)  # and not from what was read before the repair
+            assert json.loads(victim.get("/status")[1])["head"] >= len(batches)
+        assert victim.stop() == 0
+    found = assert_exact(data, batches.sent)
+    assert found.answered_ok == len(batches)
+    report(
+        6,
+        "the file system turns read-only (ext4 aborts), is checked and mounted again",
+        f"{count} times, readiness red, reads go on; callbacks taken again within {slowest_s:.1f} s without a restart",
+        str(found.lost),
+        f"{refused}, every one meanwhile; sent again each is there once",
+    )
+
+
+def test_files_that_may_not_be_written_any_more_and_may_again(disk: LoopDisk) -> None:
+    """`chattr +i` works on files that are open, which `mount -o remount,ro` refuses to."""
+    need("chattr")
+    count = rounds(2, 20)
+    refused = 0
+    slowest_s = 0.0
+    data = disk.path / "data"
+    with Victim(data) as victim, no_traceback(victim):
+        batches = Batches(victim)
+        for _ in range(count):
+            assert set(batches.send(100)) == {200}
+            wait_until_read(victim, batches)
+            files = [str(file) for file in data.glob("events.db*")]
+            run_tool("chattr", "+i", *files)
+            try:
+                begin = time.monotonic()
+                refused += assert_refuses_and_reads_on(victim, batches, "readonly", "I/O error", "unable to open")
+                assert time.monotonic() - begin < 6 * BACK_WITHIN_S
+            finally:
+                run_tool("chattr", "-i", *files)
+            slowest_s = max(slowest_s, wait_until_ready(victim, batches))
+            assert set(batches.redeliver()) == {200}
+        assert victim.stop() == 0
+    found = assert_exact(data, batches.sent)
+    assert found.answered_ok == len(batches)
+    report(
+        6,
+        "the log's files may not be written for a while (chattr +i)",
+        f"{count} times, readiness red, reads go on; callbacks taken again within {slowest_s:.1f} s without a restart",
+        str(found.lost),
+        f"{refused}, every one meanwhile; sent again each is there once",
+    )
