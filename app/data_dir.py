@@ -171,9 +171,9 @@ class DataDir:
         """Which file the read models are in, None if there is none: who has another one open has to open it anew."""
         try:
             found = self.read_models_path.stat()
-            return found.st_dev, found.st_ino
         except FileNotFoundError:
             return None
+        return found.st_dev, found.st_ino
 
     def open_queries(self) -> Queries:
         """Open both databases for reading."""

@@ -68,4 +68,7 @@ def set_up_logging(secrets: Iterable[str] = (), level: int = logging.INFO) -> No
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # we say ourselves when we listen and stop
+    logging.getLogger("uvicorn.error").setLevel(
+        logging.ERROR
+    )  # a warning for each malformed request: anybody's to send
     logging.getLogger("uvicorn.access").disabled = True  # its lines would hold each callback's Sign

@@ -73,6 +73,9 @@ _PROBLEMS = {
         (401, "The API token is missing or wrong."),
         (403, "The admin token is needed."),
         (404, "There is no such room or event, or was none at that time."),
+        (414, "The path or the query is too long."),
+        (421, "The server is not called by that name."),
+        (429, "Too many requests came from this address."),
         (503, "The answer is not to be had now; detail says why."),
     )
 }
@@ -464,6 +467,7 @@ def _describe_callbacks(app: Litestar) -> None:
         403: "SdkAppid is not ours.",
         405: "Callbacks come with POST.",
         413: "The body is larger than 64 KiB.",
+        414: "The query is longer than 8 KiB.",
         429: "Too many refused callbacks came from this address.",
         503: "It could not be stored: send it again.",
     }

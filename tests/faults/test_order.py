@@ -67,7 +67,7 @@ def test_ten_thousand_histories_give_the_oracles_answers_and_a_rebuilds_fingerpr
 
 @in_full
 def test_each_seeded_bug_is_caught_and_without_one_nothing_is() -> None:
-    output = run_tests("test_seeded_bugs.py", "-v", histories=800)
+    output = run_tests("test_seeded_bugs.py", "-vv", histories=800)
     caught = re.findall(r"test_a_seeded_bug_is_caught\[(.+?)\] PASSED", output)
     assert "test_the_same_properties_hold_without_a_bug PASSED" in output
     for what in ("ties", "duplicates", "late event is skipped", "late event is folded", "checkpoint"):
