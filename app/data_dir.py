@@ -67,6 +67,8 @@ class DataDir:
         Raises WrongOwner, OSError and db.Error.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.path, os.W_OK):  # SQLite would say that it is unable to open a file
+            raise PermissionError(f"{self.path} cannot be written: give it to this user, or mount it read-write")
         log = self.open_log()
         try:
             if sdk_app_id is not None and (owner := log.claim(sdk_app_id)) != sdk_app_id:
@@ -85,6 +87,8 @@ class DataDir:
         try:
             db.refuse_newer_log(log.conn, self.log_path)
             owner = log.owner()
+        except db.Error as error:
+            raise type(error)(f"{self.log_path}: {error}") from None
         finally:
             log.close()
         if sdk_app_id is not None and owner is not None and owner != sdk_app_id:

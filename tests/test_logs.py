@@ -162,13 +162,14 @@ def test_in_a_process_every_logger_writes_json_lines_on_stderr() -> None:
         "logging.getLogger('app.commit').info('stored', extra={'callbacks': 2})\n"
         "logging.getLogger('app.commit').debug('too much')\n"
         "logging.getLogger('uvicorn.error').info('Started')\n"
-        "logging.getLogger('uvicorn.error').warning('odd\\nrequest')\n"
+        "logging.getLogger('uvicorn.error').warning('a malformed request: anybody can send as many as he likes')\n"
+        "logging.getLogger('uvicorn.error').error('odd\\nerror')\n"
         "logging.error('from the root')\n"
     )
     found = [json.loads(line) for line in lines]
     assert [(line["level"], line["logger"], line["message"], line.get("callbacks")) for line in found] == [
         ("info", "app.commit", "stored", 2),
-        ("warning", "uvicorn.error", "odd\nrequest", None),
+        ("error", "uvicorn.error", "odd\nerror", None),
         ("error", "root", "from the root", None),
     ]
 

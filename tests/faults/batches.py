@@ -6,16 +6,21 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
-from conftest import body_of
+from conftest import APP_ID, body_of
 
 from app.tencent import decode
-from faults.lib import Sent, Victim, now_ms, query_now
+from faults.lib import Sent, Victim, now_ms, query_now, run_program
+
+T = TypeVar("T")
 
 BACK_WITHIN_S = 10.0
 """How soon callbacks are taken again once the disk takes them."""
@@ -126,6 +131,24 @@ def events_of(victim: Victim, room_id: str) -> tuple[int, int]:
     return status, json.loads(body)["events"] if status == 200 else 0
 
 
+def ask_together(questions: Sequence[Callable[[], T]]) -> list[T]:
+    """Ask all at once; the answers, in order."""
+    with ThreadPoolExecutor(len(questions)) as pool:
+        return [future.result() for future in [pool.submit(question) for question in questions]]
+
+
+def reads_of_rooms(victim: Victim, batches: Batches) -> Counter[int]:
+    """Ask for some rooms and for all; what the statuses were. Whatever is answered has to be right: of now."""
+    some = range(0, ROOMS, 5)
+    rooms = ask_together([partial(events_of, victim, f"room-{number}") for number in some])
+    for number, (status, events) in zip(some, rooms, strict=True):
+        assert status == 503 or events == batches.ok_of_room(number), f"room-{number}: an answer from the past"
+    lists = ask_together([partial(victim.get, path) for path in ("/rooms", "/change-counts")])
+    for path in ("/status", "/events?limit=5", "/healthz", "/metrics"):  # these wait for nothing
+        assert victim.get(path)[0] == 200
+    return Counter(status for status, _ in [*rooms, *lists])
+
+
 def blocking_body(number: int, bytes_each: int = 0) -> bytes:
     """A callback that holds up a user's action."""
     body = {"CallbackCommand": "Live.CallbackBeforeSendGift", "RoomId": "room-0", "GiftId": number}
@@ -159,12 +182,16 @@ def wait_until_ready(victim: Victim, batches: Batches) -> float:
     return time.monotonic() - begin
 
 
-def sentence_of(stderr: str) -> str:
-    """What a command said when it ended with an error: one sentence in a frame, below the lines of its log."""
-    assert "Traceback" not in stderr
-    lines = [line for line in stderr.splitlines() if not line.startswith("{")]
-    assert sum(1 for line in lines if "Error" in line and line.startswith("╭")) == 1, stderr
-    return " ".join(line.strip("│ ") for line in lines if line.startswith("│"))
+def ends_with_a_sentence(data: Path, command: str = "serve", app_id: str = APP_ID) -> str:
+    """Run a command that has to end with exit code 1 and one line in a frame, below those of its log; that line."""
+    args = ("--sdk-app-id", app_id, "--port", "0") if command == "serve" else ()
+    done = run_program(command, *args, "--data", str(data), env={"COLUMNS": "400"})
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("{")]
+    assert [line[0] for line in lines] == ["╭", "│", "╰"], done.stderr
+    return lines[1].strip("│ ")
 
 
 # ---- disks ----
@@ -201,7 +228,7 @@ def skipping_where_it_cannot_be(what: str) -> Iterator[None]:
 
 def unmount(path: Path) -> None:
     """Let go of whatever is mounted there, also if somebody uses it."""
-    while path.is_mount():
+    while any(line.split()[1] == str(path) for line in Path("/proc/self/mounts").read_text().splitlines()):
         run_tool("umount", "--lazy", str(path))
 
 
@@ -241,9 +268,3 @@ class LoopDisk:
         for device in self._devices:
             with suppress(OSError):  # a device that nobody uses any more has gone by itself
                 run_tool("losetup", "--detach", device)
-
-
-def in_threads(count: int, ask: Callable[[], int]) -> list[int]:
-    """Ask so many times at once."""
-    with ThreadPoolExecutor(count) as pool:
-        return [future.result() for future in [pool.submit(ask) for _ in range(count)]]

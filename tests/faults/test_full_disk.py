@@ -8,25 +8,23 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import APP_ID
 
 from app.data_dir import RESERVE_BYTES
 from faults.batches import (
-    ROOMS,
     Batches,
     assert_blocking_is_answered_at_once,
     assert_full_log_is_not_flooded,
-    events_of,
+    ends_with_a_sentence,
     metric,
     need,
     readiness,
+    reads_of_rooms,
     run_tool,
-    sentence_of,
     skipping_where_it_cannot_be,
     unmount,
     wait_until_ready,
 )
-from faults.lib import Victim, assert_exact, kept, no_traceback, report, rounds, run_program, wait_until
+from faults.lib import Victim, assert_exact, kept, no_traceback, report, rounds, wait_until
 
 _MEGABYTE = 2**20
 _RESERVE = RESERVE_BYTES // _MEGABYTE
@@ -56,9 +54,11 @@ class Disk:
 
     def fill(self) -> None:
         """Take all that is left, to the last byte."""
-        with suppress(OSError), (self.path / "filler").open("ab", buffering=0) as filler:
-            while True:
-                filler.write(b"f" * 4096)
+        with (self.path / "filler").open("ab", buffering=0) as filler:
+            for size in (1 << 20, 1 << 12):
+                with suppress(OSError):
+                    while filler.write(b"f" * size):
+                        pass
 
     def make_room(self) -> None:
         (self.path / "filler").unlink()
@@ -69,7 +69,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     need("mount", "umount", root=True)
     try:
         with skipping_where_it_cannot_be("no file system can be mounted"):
-            made = Disk(tmp_path, _RESERVE + 24)
+            made = Disk(tmp_path, _RESERVE + 16)
         yield made
     finally:
         unmount(tmp_path / "disk")
@@ -86,20 +86,6 @@ def fill_with_callbacks(batches: Batches) -> Counter[int | None]:
         if full == 2:
             return answers
     raise AssertionError(f"the disk does not fill: {answers}")
-
-
-def reads_of_every_room(victim: Victim, batches: Batches) -> Counter[int]:
-    """Ask for every room, and for all; what the statuses were. An answer that is not of now fails the test."""
-    statuses: Counter[int] = Counter()
-    for number in range(0, ROOMS, 5):
-        status, events = events_of(victim, f"room-{number}")
-        statuses[status] += 1
-        assert status == 503 or events == batches.ok_of_room(number), f"room-{number}: an answer from the past"
-    for path in ("/rooms", "/change-counts"):
-        statuses[victim.get(path)[0]] += 1
-    for path in ("/status", "/events?limit=5", "/healthz", "/metrics"):  # these wait for nothing
-        assert victim.get(path)[0] == 200
-    return statuses
 
 
 def assert_says_that_it_is_full(victim: Victim) -> None:
@@ -123,9 +109,9 @@ def test_callbacks_that_fill_the_disk_are_refused_and_reads_go_on(disk: Disk) ->
         for _ in range(count):
             answers += fill_with_callbacks(batches)
             begin = time.monotonic()
-            while time.monotonic() - begin < rounds(2, 12):  # it goes on trying; nothing of that may show
+            while time.monotonic() - begin < rounds(1, 12):  # it goes on trying; nothing of that may show
                 assert set(batches.send(20, _BYTES_EACH)) == {503}
-                assert set(reads_of_every_room(victim, batches)) == {200}
+                assert set(reads_of_rooms(victim, batches)) == {200}
                 assert_blocking_is_answered_at_once(victim)
             assert_says_that_it_is_full(victim)
             found = kept(disk.data, batches.sent)
@@ -135,7 +121,7 @@ def test_callbacks_that_fill_the_disk_are_refused_and_reads_go_on(disk: Disk) ->
             assert metric(victim, "roomlapse_log_writable") == 1
             disk.enlarge(24)
             assert set(batches.redeliver()) == {200}
-            assert set(reads_of_every_room(victim, batches)) == {200}
+            assert set(reads_of_rooms(victim, batches)) == {200}
         assert_full_log_is_not_flooded(victim, victim_begin, count)
         assert victim.stop() == 0
     found = assert_exact(disk.data, batches.sent)
@@ -155,7 +141,7 @@ def test_sqlite_itself_meets_the_full_disk_and_still_no_part_of_a_batch_is_store
     folder = tmp_path / "no-reserve"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(_NO_RESERVE)
-    count = rounds(2, 20)
+    count = rounds(1, 20)
     answers: Counter[int | None] = Counter()
     reads: Counter[int] = Counter()
     slowest_s = 0.0
@@ -164,11 +150,11 @@ def test_sqlite_itself_meets_the_full_disk_and_still_no_part_of_a_batch_is_store
         batches = Batches(victim)
         assert set(batches.send(100)) == {200}
         for number in range(count):
-            assert set(reads_of_every_room(victim, batches)) == {200}
+            assert set(reads_of_rooms(victim, batches)) == {200}
             if number % 2 == 0:
                 disk.fill()
             answers += fill_with_callbacks(batches)
-            reads += reads_of_every_room(victim, batches)  # right, or 503 when they could not be brought up to now
+            reads += reads_of_rooms(victim, batches)  # right, or 503 when they could not be brought up to now
             assert "full" in victim.logs()
             assert_blocking_is_answered_at_once(victim)
             found = kept(disk.data, batches.sent)
@@ -180,7 +166,7 @@ def test_sqlite_itself_meets_the_full_disk_and_still_no_part_of_a_batch_is_store
             slowest_s = max(slowest_s, wait_until_ready(victim, batches))
             disk.enlarge(24)
             assert set(batches.redeliver()) == {200}
-            assert set(reads_of_every_room(victim, batches)) == {200}
+            assert set(reads_of_rooms(victim, batches)) == {200}
         assert "reserved" not in victim.logs()
         assert_full_log_is_not_flooded(victim, begin, count)
         assert victim.stop() == 0
@@ -196,7 +182,7 @@ def test_sqlite_itself_meets_the_full_disk_and_still_no_part_of_a_batch_is_store
 
 
 def test_somebody_else_fills_the_disk_under_load(disk: Disk) -> None:
-    count = rounds(2, 20)
+    count = rounds(1, 20)
     refused = 0
     reads: Counter[int] = Counter()
     slowest_s = 0.0
@@ -206,14 +192,14 @@ def test_somebody_else_fills_the_disk_under_load(disk: Disk) -> None:
             assert set(batches.send(100)) == {200}
             caught_up = number % 2 == 0
             if caught_up:
-                assert set(reads_of_every_room(victim, batches)) == {200}
+                assert set(reads_of_rooms(victim, batches)) == {200}
             disk.fill()
             answers = batches.send(100)
             assert set(answers) == {503}
             refused += len(answers)
             assert_says_that_it_is_full(victim)
             assert_blocking_is_answered_at_once(victim)
-            found = reads_of_every_room(victim, batches)
+            found = reads_of_rooms(victim, batches)
             # Where the read models had no time to get to the log's end, and have no room now, 503 is the answer.
             assert set(found) == {200} or not caught_up
             reads += found
@@ -246,9 +232,9 @@ def test_a_disk_that_is_full_at_the_start(disk: Disk) -> None:
     with Victim(disk.data) as victim, no_traceback(victim):
         batches.victim = victim
         wait_until(lambda: readiness(victim)[1] != "" or set(batches.send(60, _BYTES_EACH)) == {503})
-        assert set(reads_of_every_room(victim, batches)) == {200}
+        assert set(reads_of_rooms(victim, batches)) == {200}
         assert_blocking_is_answered_at_once(victim)
-        disk.enlarge(200)
+        disk.enlarge(40)
         seconds = wait_until_ready(victim, batches)
         assert set(batches.redeliver()) == {200}
         assert victim.stop() == 0
@@ -267,8 +253,6 @@ def test_a_disk_that_is_full_at_the_start(disk: Disk) -> None:
 
 
 def assert_does_not_start(data: Path) -> None:
-    """It says so in a sentence, and ends. SQLite calls it an I/O error where it cannot make its shared memory."""
-    done = run_program("serve", "--sdk-app-id", APP_ID, "--port", "0", "--data", str(data))
-    said = sentence_of(done.stderr)
-    assert done.returncode == 1, said
+    """SQLite calls it an I/O error where it cannot make the memory that it shares."""
+    said = ends_with_a_sentence(data)
     assert any(what in said for what in ("disk is full", "No space left", "events.db: disk I/O error")), said

@@ -3,7 +3,6 @@
 import json
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,33 +10,28 @@ import pytest
 from conftest import APP_ID
 
 from faults.batches import (
-    BACK_WITHIN_S,
-    ROOMS,
     Batches,
     LoopDisk,
     assert_blocking_is_answered_at_once,
+    ends_with_a_sentence,
     events_of,
     metric,
     need,
     readiness,
+    reads_of_rooms,
     run_tool,
-    sentence_of,
     skipping_where_it_cannot_be,
     unmount,
     wait_until_ready,
 )
-from faults.lib import Victim, assert_exact, kept, no_traceback, report, rounds, run_program
+from faults.lib import Victim, assert_exact, kept, no_traceback, report, rounds
 
 _OTHER_APP_ID = "1400000002"
 
 
 def assert_says(data: Path, *words: str, app_id: str = APP_ID, command: str = "serve") -> None:
-    """The command ends with exit code 1 and one sentence that has these words in it, and names the place."""
-    args = ("--sdk-app-id", app_id, "--port", "0") if command == "serve" else ()
-    done = run_program(command, *args, "--data", str(data))
-    said = sentence_of(done.stderr)
-    assert done.returncode == 1, (done.stdout, done.stderr)
-    assert done.stdout == ""
+    """The command ends with exit code 1 and one sentence that has these words in it."""
+    said = ends_with_a_sentence(data, command, app_id)
     for word in words:
         assert word in said, said
 
@@ -64,10 +58,6 @@ def no_database(data: Path) -> None:
     (data / "events.db").write_bytes(b"this is no database, though it is long enough to be one. " * 100)
 
 
-def no_read_models(data: Path) -> None:
-    (data / "read_models.db").write_bytes(b"this is no database, though it is long enough to be one. " * 100)
-
-
 def a_newer_schema(data: Path) -> None:
     conn = sqlite3.connect(data / "events.db")  # nobody else has it open
     with conn:
@@ -81,21 +71,19 @@ def a_newer_schema(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (a_file, ("data",)),
-        (no_database, ("events.db", "not a database")),
-        (a_newer_schema, ("events.db", "newer Roomlapse")),
+        (a_file, ["data"]),
+        (no_database, ["events.db", "not a database"]),
+        (a_newer_schema, ["events.db", "newer Roomlapse"]),
     ],
-    ids=lambda it: it.__name__ if callable(it) else "",
 )
 def test_a_data_directory_that_cannot_be_used_is_named_in_a_sentence(
-    data: Path, tmp_path: Path, spoil: Callable[[Path], None], words: tuple[str, ...]
+    data: Path, tmp_path: Path, spoil: Callable[[Path], None], words: list[str]
 ) -> None:
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     spoil(copy)
-    assert_says(copy, *words)
-    assert_says(copy, *(word for word in words if word != "data"), command="status")
-    assert_says(copy, command="verify")
+    for command in ("serve", "status", "verify"):
+        assert_says(copy, *words, command=command)
     report(6, f"the data directory is spoilt: {spoil.__name__.replace('_', ' ')}", "a sentence, exit code 1", "0", "-")
 
 
@@ -105,7 +93,7 @@ def test_the_data_of_another_application_is_refused(data: Path) -> None:
 
 
 def test_a_data_directory_that_is_missing_is_made_by_the_server_and_named_by_the_others(tmp_path: Path) -> None:
-    missing = tmp_path / "not" / "there"
+    missing = tmp_path / "missing"
     for command in ("status", "verify", "rooms"):
         assert_says(missing, "no Roomlapse data in", command=command)
         assert not missing.exists()
@@ -132,7 +120,7 @@ def read_only(data: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_data_directory_that_cannot_be_written_is_named_in_a_sentence(read_only: Path) -> None:
-    assert_says(read_only / "data", "events.db", "readonly")
+    assert_says(read_only / "data", "data", "cannot be written")
     assert_says(read_only / "new", "Read-only file system")
     report(6, "the data directory is read-only at the start", "a sentence, exit code 1", "0", "-")
 
@@ -164,10 +152,7 @@ def assert_refuses_and_reads_on(victim: Victim, batches: Batches, *words: str) -
     assert any(word in failure for word in words), failure
     assert metric(victim, "roomlapse_log_writable") == 0
     assert_blocking_is_answered_at_once(victim)
-    for number in range(0, ROOMS, 5):
-        assert events_of(victim, f"room-{number}") == (200, batches.ok_of_room(number))
-    for path in ("/rooms", "/change-counts", "/status", "/events?limit=5"):
-        assert victim.get(path)[0] == 200
+    assert set(reads_of_rooms(victim, batches)) == {200}
     assert kept(victim.data, batches.sent).unknown == 0
     return len(answers)
 
@@ -222,9 +207,7 @@ def test_files_that_may_not_be_written_any_more_and_may_again(disk: LoopDisk) ->
             files = [str(file) for file in data.glob("events.db*")]
             run_tool("chattr", "+i", *files)
             try:
-                begin = time.monotonic()
                 refused += assert_refuses_and_reads_on(victim, batches, "readonly", "I/O error", "unable to open")
-                assert time.monotonic() - begin < 6 * BACK_WITHIN_S
             finally:
                 run_tool("chattr", "-i", *files)
             slowest_s = max(slowest_s, wait_until_ready(victim, batches))
