@@ -369,7 +369,7 @@ def test_a_disk_that_is_nearly_full_and_then_full(some_data: Path, tmp_path: Pat
         told = Diagnosed(data)
         assert (told.code, told.state("free disk")) == (0, "warning")
         assert "make room" in told.advice("free disk")
-    with small_disk(tmp_path / "full", "8m") as disk:
+    with small_disk(tmp_path / "full", "64m") as disk:
         data = shutil.copytree(some_data, disk / "data")
         with Victim(data, token="") as victim:
             fill(disk / "filler")

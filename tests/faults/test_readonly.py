@@ -49,11 +49,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def a_file(data: Path) -> None:
-    shutil.rmtree(data)
-    data.write_text("not a directory")
-
-
 def no_database(data: Path) -> None:
     (data / "events.db").write_bytes(b"this is no database, though it is long enough to be one. " * 100)
 
@@ -71,7 +66,6 @@ def a_newer_schema(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (a_file, ["data"]),
         (no_database, ["events.db", "not a database"]),
         (a_newer_schema, ["events.db", "newer Roomlapse"]),
     ],
@@ -85,6 +79,14 @@ def test_a_data_directory_that_cannot_be_used_is_named_in_a_sentence(
     for command in ("serve", "status", "verify"):
         assert_says(copy, *words, command=command)
     report(6, f"the data directory is spoilt: {spoil.__name__.replace('_', ' ')}", "a sentence, exit code 1", "0", "-")
+
+
+def test_a_file_in_its_place_is_wrong_usage(tmp_path: Path) -> None:
+    file = tmp_path / "data"
+    file.write_text("not a directory")
+    for command in ("serve", "status", "verify"):
+        assert "is a file" in ends_with_a_sentence(file, command, exit_code=2)
+    report(6, "the data directory is a file", "a sentence, exit code 2", "0", "-")
 
 
 def test_the_data_of_another_application_is_refused(data: Path) -> None:

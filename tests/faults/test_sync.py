@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -180,7 +181,7 @@ def test_syncing_that_fails_now_and_then_under_load_loses_nothing(tmp_path: Path
         "fsync fails now and then under load, killed while it fails",
         f"{count} times, {found.answered_ok} callbacks answered OK",
         str(found.lost),
-        f"{sent.refused()} refused, {found.unknown} of these callbacks stored all the same",
+        f"{sent.refused()}; {found.unknown} of these callbacks stored all the same",
     )
 
 
@@ -208,36 +209,34 @@ def test_without_syncing_the_same_failures_go_unnoticed(tmp_path: Path, syncs: S
 # ---- row 8 ----
 
 
-def test_the_slower_the_syncs_the_larger_the_batches_and_nothing_is_refused(tmp_path: Path, syncs: Syncs) -> None:
+@pytest.mark.parametrize("milliseconds", [50, 500])
+def test_slow_syncs_make_larger_batches_and_nothing_is_refused(tmp_path: Path, syncs: Syncs, milliseconds: int) -> None:
+    """In the full form the WAL grows until commits end with a checkpoint, which syncs two times more."""
     data = tmp_path / "data"
-    counts = {0: rounds(300, 4000), 50: rounds(300, 8000), 500: rounds(150, 8000)}
-    sizes: dict[int, float] = {}
-    slowest_s: dict[int, float] = {}
+    sizes: list[float] = []
     with Victim(data, env=syncs.env) as victim, no_traceback(victim):
         batches = Batches(victim, threads=100)
-        for milliseconds, count in counts.items():
-            if milliseconds:
+        for slow, count in ((False, rounds(300, 4000)), (True, rounds(150, 4000))):
+            if slow:
                 syncs.take(milliseconds)
             hits, before = syncs.hits(), _commits(victim)
-            assert set(batches.send(count)) == {200}, f"at {milliseconds} ms"
+            answers = Counter(batches.send(count))
+            assert answers == {200: count}, f"{'slow' if slow else 'fast'}: {answers}, slowest {batches.slowest_s} s"
             callbacks, commits = (after - was for after, was in zip(_commits(victim), before, strict=True))
-            sizes[milliseconds] = callbacks / commits
-            slowest_s[milliseconds] = batches.slowest_s
-            assert (syncs.hits() > hits) == (milliseconds > 0)
-            assert batches.slowest_s >= milliseconds / 1000
+            sizes.append(callbacks / commits)
+            assert (syncs.hits() > hits) == slow
+        assert batches.slowest_s >= milliseconds / 1000
+        assert sizes[1] > sizes[0]
         syncs.work()
-        assert batches.sent.refused() == 0
-        assert sizes[50] > sizes[0]
-        assert sizes[500] > sizes[0]
         assert victim.stop() == 0
     found = assert_exact(data, batches.sent)
     report(
         8,
-        "fsync takes 50 or 500 ms",
-        f"{found.answered_ok} callbacks from 100 connections, {sizes[0]:.0f} a commit without, {sizes[50]:.0f} at 50 ms"
-        f" and {sizes[500]:.0f} at 500 ms; slowest answer {slowest_s[50]:.1f} s and {slowest_s[500]:.1f} s",
+        f"fsync takes {milliseconds} ms",
+        f"{found.answered_ok} callbacks from 100 connections, {sizes[0]:.0f} a commit before, {sizes[1]:.0f} then;"
+        f" slowest answer {batches.slowest_s:.1f} s",
         str(found.lost),
-        "0",
+        f"{batches.sent.refused()}",
     )
 
 
@@ -298,7 +297,7 @@ def test_what_waits_for_a_slow_disk_takes_a_bounded_memory(tmp_path: Path, syncs
         syncs.take(3000)
         slowest_s = 0.0
         sent = 0
-        for _ in range(rounds(14, 60)):
+        for _ in range(rounds(11, 60)):
             bodies = [blocking_body(number, bytes_each) for number in range(sent, sent + bodies_each)]
             answers = post_all(victim, bodies, threads=8)
             assert {status for status, _ in answers} == {200}
@@ -308,7 +307,7 @@ def test_what_waits_for_a_slow_disk_takes_a_bounded_memory(tmp_path: Path, syncs
         unstored = metric(victim, "roomlapse_unstored_blocking_callbacks_total")
         assert unstored > 0, "there was room for all: the test shows nothing"
         grown = memory_most - memory_before
-        assert grown < _MAY_WAIT + 64 * _MEGABYTE
+        assert grown < _MAY_WAIT + 48 * _MEGABYTE
         assert slowest_s < _ANSWERED_WITHIN_S
         syncs.work()
         wait_until_ready(victim, batches)
@@ -321,7 +320,7 @@ def test_what_waits_for_a_slow_disk_takes_a_bounded_memory(tmp_path: Path, syncs
         f"{sent} callbacks ({sent * bytes_each / _MEGABYTE:.0f} MiB) all answered OK, slowest {slowest_s:.1f} s; memory"
         f" +{grown / _MEGABYTE:.0f} MiB at the most",
         str(found.lost),
-        f"{unstored:.0f} were answered and, as the metric says, not stored",
+        f"{unstored:.0f} of them counted as not known to be stored",
     )
 
 
