@@ -5,6 +5,7 @@ A rebuild uses the same code with a prefix before every table's name, and swaps 
 """
 
 import hashlib
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
@@ -231,6 +232,20 @@ class ReadModels:
             {"at": at_ms, "public": public, "after": after},
         ):
             yield room_id
+
+    def latest_rooms(self, text: str | None = None) -> Iterator[tuple[int, str]]:
+        """Rooms with the time of their last update, the latest first; `text`: only those that hold it somewhere.
+
+        The text is compared without regard to ASCII case; it may hold none of the characters that JSON escapes.
+        """
+        where, args = "", tuple[str, ...]()
+        if text is not None:
+            pattern = "%" + re.sub(r"([%_!])", r"!\1", text) + "%"
+            where, args = "WHERE room_id LIKE ? ESCAPE '!' OR room_info LIKE ? ESCAPE '!'", (pattern, pattern)
+        yield from self.conn.execute(
+            f"SELECT event_time_ms, room_id FROM {self.prefix}rooms {where} ORDER BY event_time_ms DESC, room_id DESC",
+            args,
+        )
 
     def field_totals(self) -> list[tuple[str, tuple[int, int, int, int | None]]]:
         """For each field over all rooms: observations, changes, first seen, last changed."""
