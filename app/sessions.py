@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import time
-from http.cookies import CookieError, SimpleCookie
 
 from app.settings import Secrets
 
@@ -36,11 +35,9 @@ def end_cookie() -> str:
 
 def scope_of_cookie(header: str, secrets: Secrets, now_s: float | None = None) -> str | None:
     """What the holder of a Cookie header may do; None if it holds no session of ours that still lasts."""
-    try:
-        morsel = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return None
-    scope, _, rest = (morsel.value if morsel is not None else "").partition(".")
+    # Not read with http.cookies: that gives up on all cookies at the first that another program wrote in its own way.
+    pairs = (pair.strip().partition("=") for pair in header.split(";"))
+    scope, _, rest = next((value for name, _, value in pairs if name == COOKIE), "").partition(".")
     until, _, signature = rest.partition(".")
     right = hmac.compare_digest(signature.encode(), _sign(scope, until, secrets).encode())
     if not right or int(until) < (time.time() if now_s is None else now_s):

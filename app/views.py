@@ -65,7 +65,7 @@ class RoomLine(msgspec.Struct, frozen=True):
     """A room in the list."""
 
     room_id: str
-    name: str
+    name: str | None
     public: bool | None
     events: int
     event_time_ms: int
@@ -140,12 +140,12 @@ def fields_of(room: Room, platforms: dict[str, str | None]) -> list[FieldView]:
     blame = blame_of(room)
     views = []
     for name, value in _values_of(room).items():
-        text, by = text_of(value), blame[name]
+        whole, by = _whole_text_of(value), blame[name]
         views.append(
             FieldView(
                 name,
-                text,
-                text if text.lower().startswith(("http://", "https://")) else None,
+                _shortened(whole),
+                whole if whole.lower().startswith(("http://", "https://")) else None,
                 by.set_at_ms,
                 text_of(by.operator),
                 platforms.get(by.event_id),
@@ -159,13 +159,13 @@ def fields_of(room: Room, platforms: dict[str, str | None]) -> list[FieldView]:
 def line_of(room: Room, counts: ChangeCounts, most: int, visibility: Visibility, window: tuple[int, int]) -> RoomLine:
     """A room in the list; `most`: the changes of the room that has the most of them there."""
     values, blame = _values_of(room), blame_of(room)
-    last = max(blame.values(), key=lambda by: by.set_at_ms, default=None)
+    last = max(blame.values(), key=lambda by: (by.set_at_ms, by.event_id), default=None)
     what = [name for name, by in blame.items() if last is not None and by.event_id == last.event_id]
     public = visibility.intervals[-1].public if visibility.intervals else None
     changes = sum(count.changes for count in counts.counts.values())
     return RoomLine(
         room.room_id,
-        text_of(values[_NAME]) if _NAME in values else "",
+        text_of(values[_NAME]) if _NAME in values else None,
         public,
         room.events,
         room.event_time_ms,
@@ -186,10 +186,16 @@ def steps_of(changed: dict[str, FieldChange]) -> list[Step]:
 
 def compare(before: Room | None, after: Room | None) -> list[Compared]:
     """All fields of a room at two times; None: there was no such room then."""
-    old = {name: text_of(value) for name, value in _values_of(before).items()} if before else {}
-    new = {name: text_of(value) for name, value in _values_of(after).items()} if after else {}
+    old = _values_of(before) if before else {}
+    new = _values_of(after) if after else {}
+    # Values differ by their JSON: the texts of 1 and "1" are the same, and those of long values are cut.
     return [
-        Compared(name, old.get(name), new.get(name), old.get(name) != new.get(name))
+        Compared(
+            name,
+            text_of(old[name]) if name in old else None,
+            text_of(new[name]) if name in new else None,
+            name not in old or name not in new or bytes(old[name]) != bytes(new[name]),
+        )
         for name in sorted(old.keys() | new.keys())
     ]
 
@@ -235,13 +241,21 @@ def safe_cell(text: str) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A JSON value as a person reads it: a string as it is, anything else as its JSON, digit by digit."""
+    """A JSON value as a person reads it: a string as it is, anything else as its JSON, digit by digit; cut if long."""
+    return _shortened(_whole_text_of(value))
+
+
+def _whole_text_of(value: Any) -> str:
     if isinstance(value, msgspec.Raw):
         text = bytes(value).decode()
         if text.startswith('"'):
             text = msgspec.json.decode(text, type=str)
     else:
         text = value if isinstance(value, str) else canonical_json(value)
+    return text
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
 
 
