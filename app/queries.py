@@ -340,7 +340,7 @@ class Queries:
         return Rooms(found, None)
 
     def _latest(self, cut: Cut, needle: str | None) -> Iterator[Key]:
-        """Rooms with the time of their last event in the cut, the latest first."""
+        """Rooms with the time of their last update in the cut, the latest first."""
         if cut != Cut(self._positions["current_room"]):
             as_of_ms = _MAX_TIME_MS if cut.as_of_ms is None else cut.as_of_ms
             yield from self.log.last_times(upto=cut.upto, as_of_ms=as_of_ms)

@@ -236,12 +236,16 @@ class ReadModels:
     def latest_rooms(self, text: str | None = None) -> Iterator[tuple[int, str]]:
         """Rooms with the time of their last update, the latest first; `text`: only those that hold it somewhere.
 
-        The text is compared without regard to ASCII case; it may hold none of the characters that JSON escapes.
+        The text is ASCII and compared without regard to case; it may hold none of the characters that JSON escapes.
+        A room with a character in it that is an ASCII one in another case (as ß is ss) is given whatever the text.
         """
         where, args = "", tuple[str, ...]()
         if text is not None:
             pattern = "%" + re.sub(r"([%_!])", r"!\1", text) + "%"
-            where, args = "WHERE room_id LIKE ? ESCAPE '!' OR room_info LIKE ? ESCAPE '!'", (pattern, pattern)
+            where = (
+                "WHERE room_id LIKE ? ESCAPE '!' OR room_info LIKE ? ESCAPE '!' OR room_id GLOB ? OR room_info GLOB ?"
+            )
+            args = (pattern, pattern, _FOLDS_TO_ASCII, _FOLDS_TO_ASCII)
         yield from self.conn.execute(
             f"SELECT event_time_ms, room_id FROM {self.prefix}rooms {where} ORDER BY event_time_ms DESC, room_id DESC",
             args,

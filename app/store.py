@@ -433,9 +433,9 @@ class EventStore:
         return (row[0], row[1], received[0], received[1])
 
     def last_times(self, *, upto: int, as_of_ms: int = _MAX_TIME_MS) -> list[tuple[int, str]]:
-        """When each room had its last event at positions <= upto that happened at or before a time, the latest first.
+        """When each room had its last update at positions <= upto that happened at or before a time, the latest first.
 
-        Jumps through the index from room to room: what it costs is rooms, not events.
+        Jumps through the index from room to room: what it costs is rooms, and what came behind their last updates.
         """
         return self.conn.execute(
             """
@@ -447,14 +447,14 @@ class EventStore:
             ), last (event_time_ms, room_id) AS (
                 SELECT (
                     SELECT event_time_ms FROM events INDEXED BY events_by_room
-                    WHERE room_id = rooms.room_id AND event_time_ms <= ? AND position <= ?
+                    WHERE room_id = rooms.room_id AND event_time_ms <= ? AND position <= ? AND command = ?
                     ORDER BY event_time_ms DESC LIMIT 1
                 ), room_id FROM rooms WHERE room_id IS NOT NULL
             )
             SELECT event_time_ms, room_id FROM last WHERE event_time_ms IS NOT NULL
             ORDER BY event_time_ms DESC, room_id DESC
             """,
-            (as_of_ms, upto),
+            (as_of_ms, upto, UPDATE_ROOM_INFO),
         ).fetchall()
 
     def rejected_count(self) -> int:

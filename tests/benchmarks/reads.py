@@ -231,12 +231,14 @@ def html_pages(bench: Bench) -> list[Line]:
     """The pages that people open, on the same data: median over one connection."""
     source, data = prepared(bench), imported(bench)
     pick = random.Random(8)
+
+    def at() -> str:
+        return f"?at={pick.randint((T0 + source.last_ms) // 2, source.last_ms)}"
+
     names = {
         "the page's list of rooms": lambda: "/",
-        "the list at a past moment": lambda: f"/?at={pick.randint((T0 + source.last_ms) // 2, source.last_ms)}",
-        "a room's page, at a past moment": lambda: (
-            f"/room/room-{pick.randint(1, source.rooms):04d}?at={pick.randint((T0 + source.last_ms) // 2, source.last_ms)}"
-        ),
+        "the list at a past moment": lambda: f"/{at()}",
+        "a room's page, at a past moment": lambda: f"/room/room-{pick.randint(1, source.rooms):04d}{at()}",
     }
     rounds: dict[str, list[float]] = {name: [] for name in names}
     with serve(bench, data.data) as server:
