@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -75,9 +75,11 @@ class Pages:
 
     def render(self, name: str, *, status_code: int = 200, scope: str | None = None, **values: Any) -> Response[str]:
         """Write a page; `scope` is what the reader may do."""
-        secrets = self._service.settings.secrets
+        guarded = self._service.settings.secrets.api_token is not None
+        # Errors may quote what is in the rooms.
+        banners = self._banners() if scope is not None or not guarded else []
         html = self._environment.get_template(name).render(
-            scope=scope, guarded=secrets.api_token is not None, banners=self._banners(), now_ms=now_ms(), **values
+            scope=scope, guarded=guarded, banners=banners, now_ms=now_ms(), **values
         )
         return Response(html, status_code=status_code, media_type=MediaType.HTML, headers=PAGE_HEADERS)
 
@@ -315,7 +317,7 @@ def _query(values: Mapping[str, Any]) -> str:
 
 
 def _end_of_scale(first_ms: int, last_ms: int, now: int) -> int:
-    """Where a room's timeline ends: now, but soon after its last event: a show of months ago shall not shrink to a hair."""
+    """Where a room's timeline ends: now, but soon after its last event, lest a show of months ago shrink to a hair."""
     return max(last_ms, min(now, last_ms + max(_AFTERWARDS_MS, (last_ms - first_ms) // 6)))
 
 
@@ -460,9 +462,8 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _own_path(path: str) -> str:
     """A path on this server to go on to; the list of rooms if it is anything else."""
-    parts = urlsplit(path)
-    own = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
-    return path if own and path.isprintable() else "/"
+    own = path.startswith("/") and path[1:2] not in ("/", "\\")
+    return path if own and path.isascii() and path.isprintable() else "/"
 
 
 async def _read_form(request: Request[Any, Any, Any]) -> dict[str, str]:

@@ -22,6 +22,8 @@ _CHECKPOINTS = "projections"
 _MAX_INTEGER = 2**63 - 1
 _COMPRESSION = 1  # states are half the size for a tenth of the time that folding them took
 _MAX_HEADS = 4096  # rooms that are remembered, of each projection: those last written
+# As a GLOB: characters that casefold to something with an ASCII letter in it, as SQLite's LIKE does not know.
+_FOLDS_TO_ASCII = "*[\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06]*"
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

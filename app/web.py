@@ -11,7 +11,6 @@ import msgspec
 from litestar import Litestar, MediaType, Request, Response, get
 from litestar.concurrency import sync_to_thread
 from litestar.connection import ASGIConnection
-from litestar.datastructures import ResponseHeader
 from litestar.exceptions import HTTPException, NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig, ResponseSpec
@@ -28,7 +27,7 @@ from litestar.openapi.spec import (
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import queries, sessions, tencent
 from app.gate import SECURITY_HEADERS, Gate
@@ -134,9 +133,22 @@ def create_app(service: Service, bell: Bell) -> ASGIApp:
         elif callback:
             await service.receiver(scope, receive, send)
         elif not await shortcut.take(scope, send):
-            await app(scope, receive, send)
+            await app(scope, receive, _with_security_headers(send))
 
     return front
+
+
+def _with_security_headers(send: Send) -> Send:
+    """Add the headers that an answer has not set otherwise; the framework would leave them out of errors."""
+
+    async def send_with(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message["headers"])
+            names = {name.lower() for name, _ in given}
+            message["headers"] = [*given, *(header for header in SECURITY_HEADERS if header[0] not in names)]
+        await send(message)
+
+    return send_with
 
 
 def _create_routes(service: Service, bell: Bell) -> Litestar:
@@ -310,7 +322,6 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         ],
         lifespan=[lifespan],
         guards=[_bearer_guard(service.settings.secrets), _refuse_unknown_parameters],
-        response_headers=[ResponseHeader(name=name.decode(), value=value.decode()) for name, value in SECURITY_HEADERS],
         exception_handlers=_Problems(pages, secrets).handlers(),
         logging_config=None,
         openapi_config=OpenAPIConfig(
@@ -470,8 +481,9 @@ class _Problems:
 
 
 def _sign_in(request: Request[Any, Any, Any]) -> Response[str]:
-    query = request.scope["query_string"].decode("latin-1")
-    where = quote(request.url.path + (f"?{query}" if query else ""), safe="/")
+    # As it was asked for: a ? or a # of a room's id stays escaped.
+    path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
+    where = quote(path + (f"?{query}" if query else ""), safe="/")
     return Response("", status_code=303, headers={"location": f"/sign-in?next={where}"})
 
 

@@ -41,7 +41,7 @@ def raw(text: str) -> msgspec.Raw:
 
 def room_of(fields: dict[str, str], set_by: dict[str, tuple[int, str, str]] | None = None, room_id: str = "r") -> Room:
     """A room whose values are JSON text, each set by (time, event_id, operator as JSON text)."""
-    set_by = set_by or {name: (T0, "e1", '"bob"') for name in fields}
+    set_by = set_by or dict.fromkeys(fields, (T0, "e1", '"bob"'))
     last = max(set_by.values(), default=(T0, "e1", ""))
     return Room(
         room_id,
@@ -244,7 +244,9 @@ def test_a_long_text_is_cut_and_says_so() -> None:
 
 
 @settings(max_examples=200, **COMMON)
-@given(st.text(max_size=60) | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False))
+@given(
+    st.text(max_size=60) | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False)
+)
 def test_what_is_shown_reads_back_as_the_value(value: Any) -> None:
     shown = text_of(value)
     if isinstance(value, str):
@@ -366,7 +368,9 @@ def test_a_room_without_a_name_and_one_with_an_empty_name_differ() -> None:
 
 
 def test_a_step_says_what_was_and_what_is_and_what_was_not() -> None:
-    steps = steps_of({"A": FieldChange(to=raw("1")), "B": FieldChange(raw("1"), raw("1.0")), "C": FieldChange(raw('""'))})
+    steps = steps_of(
+        {"A": FieldChange(to=raw("1")), "B": FieldChange(raw("1"), raw("1.0")), "C": FieldChange(raw('""'))}
+    )
     assert [(step.name, step.before, step.after) for step in steps] == [
         ("A", None, "1"),
         ("B", "1", "1.0"),
@@ -392,7 +396,8 @@ def test_a_comparison_with_a_time_when_there_was_no_room() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("1", '"1"'), ("1", "1.0"), ("true", '"true"'), ("null", '"null"'), ("[]", '"[]"'), ("0", "-0.0")]
+    ("one", "other"),
+    [("1", '"1"'), ("1", "1.0"), ("true", '"true"'), ("null", '"null"'), ("[]", '"[]"'), ("0", "-0.0")],
 )
 def test_values_that_look_alike_differ(one: str, other: str) -> None:
     (it,) = compare(room_of({"A": one}), room_of({"A": other}))
