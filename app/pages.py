@@ -59,11 +59,17 @@ def _environment() -> Environment:
         "time": format_time,
         "duration": format_duration,
         "visible": visible,
-        "path": lambda text: quote(text, safe=""),
+        "room_path": room_path,
         "number": lambda number: f"{number:,}",
         "text": views.text_of,
     }
     return environment
+
+
+def room_path(room_id: str) -> str:
+    """The path of a room's page. Browsers take `.` and `..` for folders, escaped or not: ~ helps."""
+    plain = room_id not in (".", "..") and not room_id.startswith("~")
+    return f"/room/{quote(room_id if plain else f'~{room_id}', safe='')}"
 
 
 class Pages:
@@ -351,6 +357,9 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
     async def ask(question: Callable[[Queries], T]) -> T:
         return await sync_to_thread(service.read, question)
 
+    def named(room_id: str) -> str:
+        return room_id.removeprefix("~")
+
     @get("/", opt={"page": True}, include_in_schema=False)
     async def rooms_page(
         request: Request[Any, Any, Any],
@@ -392,13 +401,13 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
         _check_choice("late", late, ("", "yes", "no"))
         times = [read_moment(text) for text in (at, known_at, a, b)]
         asked = RoomAsked(times[0], times[1], field or None, operator or None, late, cursor or None, times[2], times[3])
-        view = await ask(lambda it: pages.room(it, room_id, asked))
+        view = await ask(lambda it: pages.room(it, named(room_id), asked))
         return pages.render("room.html", scope=scope_of(request), asked=asked, **view)
 
     @get("/room/{room_id:str}/visibility.csv", opt={"page": True}, include_in_schema=False)
     async def visibility_file(room_id: FromPath[str]) -> Response[str]:
-        answer = await ask(lambda it: it.visibility(room_id))
-        name = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in room_id)
+        answer = await ask(lambda it: it.visibility(named(room_id)))
+        name = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in named(room_id))
         return Response(
             views.visibility_csv(answer),
             media_type="text/csv",

@@ -3,6 +3,7 @@
 import random
 import time
 from bisect import insort
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -235,7 +236,7 @@ def html_pages(bench: Bench) -> list[Line]:
     def at() -> str:
         return f"?at={pick.randint((T0 + source.last_ms) // 2, source.last_ms)}"
 
-    names = {
+    names: dict[str, Callable[[], str]] = {
         "the page's list of rooms": lambda: "/",
         "the list at a past moment": lambda: f"/{at()}",
         "a room's page, at a past moment": lambda: f"/room/room-{pick.randint(1, source.rooms):04d}{at()}",
