@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := .locks/dev.txt
 BENCH_LOCK := .locks/bench.txt
+BROWSER_LOCK := .locks/browser.txt
 HISTORIES ?= 2000
 
-.PHONY: help setup demo test test-faults bench check format lint types audit lock clean
+.PHONY: help setup demo test test-faults test-browser bench check format lint types audit lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,12 +24,19 @@ setup: .venv/.done  ## Make .venv with the program and its tools
 demo: setup  ## A sample evening, a server and a simulated sender; FOR=20 ends it after 20 s
 	$(BIN)/roomlapse demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
 
-test: setup  ## All tests; HISTORIES=20000 for a long round of the properties
-	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q
+test: setup  ## All tests but those in a browser; HISTORIES=20000 for a long round of the properties
+	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q --ignore tests/browser
 
 test-faults: setup  ## The fault matrix in full (about half an hour, as root), and its table; ROWS="-k power" for some
 	rm -f tests/faults/results.jsonl
 	FAULTS=full $(BIN)/python -m pytest -q -rs tests/faults $(ROWS); status=$$?; $(BIN)/python tests/faults/table.py; exit $$status
+
+test-browser: setup  ## The page in a real Chromium, which is installed if it can be; pictures in tests/screenshots
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || test -n "$$CHROMIUM" || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
+		{ echo "install chromium first, or name it: make test-browser CHROMIUM=/path" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(BROWSER_LOCK)
+	$(BIN)/python -m pytest -q -rP tests/browser
 
 bench: setup  ## Every goal of speed and size beside its peers; ROWS=cpu,storage for some, SCALE=0.1 for a trial
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(BENCH_LOCK)
@@ -53,6 +61,8 @@ lock:  ## Pin the newest versions that pyproject.toml allows; needs uv
 		--no-header --extra dev pyproject.toml --output-file $(LOCK)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --extra dev --extra bench pyproject.toml --output-file $(BENCH_LOCK)
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --extra dev --extra browser pyproject.toml --output-file $(BROWSER_LOCK)
 
 clean:  ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,8 +1,12 @@
 """The demo: a sample evening in a fresh data directory, the server on it, and a simulated sender over real HTTP."""
 
+import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import msgspec
 
 from app.data_dir import DataDir
 from app.server import Running
@@ -14,13 +18,15 @@ from app.transfer import RejectedLine, import_lines, read_lines
 SAMPLE = Path(__file__).parent.parent / "data" / "sample-callbacks.jsonl"
 SDK_APP_ID = "1400000000"
 _RATE = 5.0
+_ENDED_AGO_MS = 5 * 60_000
+_TIME_MS = re.compile(r"(:\s*)([0-9]{13})(?=[,}\s])")  # the only numbers of that length are times
 _ROOMS = 12
 
 
 def run_demo(port: int, for_s: float | None) -> None:
     """Run until Ctrl-C, or for some seconds. Raises OSError when the port is taken."""
     with TemporaryDirectory(prefix="roomlapse-demo-") as folder:
-        settings = Settings(SDK_APP_ID, data=Path(folder), port=port)
+        settings = Settings(SDK_APP_ID, data=Path(folder), port=port, demo=True)
         running = Running(Service(settings))
         lines = load_sample(settings.data)
         sender = Sender(running.url, SDK_APP_ID, None, _RATE)
@@ -46,7 +52,10 @@ def run_demo(port: int, for_s: float | None) -> None:
 
 
 def load_sample(data: Path) -> int:
-    """Import the sample evening into a data directory; return how many events it holds. Raises OSError."""
+    """Import the sample evening into a data directory, as if it had just ended; return how many events it holds.
+
+    Raises OSError.
+    """
 
     def refuse(rejected: RejectedLine) -> None:
         raise AssertionError(f"{SAMPLE}, line {rejected.line}: {rejected.reason}")
@@ -56,7 +65,8 @@ def load_sample(data: Path) -> int:
     log, models = data_dir.open_log(), data_dir.open_read_models()
     try:
         with SAMPLE.open("rb") as file:
-            accepted = import_lines(log, read_lines(file), now_ms, refuse).accepted
+            lines = list(read_lines(file))
+        accepted = import_lines(log, _shifted(lines, now_ms() - _ENDED_AGO_MS), now_ms, refuse).accepted
         data_dir.bring_up(log, models)
     finally:
         models.close()
@@ -64,14 +74,31 @@ def load_sample(data: Path) -> int:
     return accepted
 
 
+class _Line(msgspec.Struct):
+    received_at_ms: int
+    body: str
+    client_ip: str | None = None
+    platform: str | None = None
+
+
+def _shifted(lines: list[bytes], end_ms: int) -> Iterator[bytes]:
+    """Lines as `export` writes them, moved in time so that the last was received then."""
+    decoded = [msgspec.json.decode(line, type=_Line) for line in lines]
+    by_ms = end_ms - max(line.received_at_ms for line in decoded)
+    for line in decoded:
+        body = _TIME_MS.sub(lambda match: f"{match[1]}{int(match[2]) + by_ms}", line.body)
+        moved = msgspec.structs.replace(line, received_at_ms=line.received_at_ms + by_ms, body=body)
+        yield msgspec.json.encode(moved) + b"\n"
+
+
 def _introduce(url: str, data: Path, lines: int, for_s: float | None) -> str:
     end = "Ctrl-C ends it." if for_s is None else f"It ends by itself after {for_s:g} s."
     return f"""\
 Roomlapse is running on a sample evening of {lines} events, and a simulated sender adds {_RATE:g} a second.
 
-  Open   {url}/schema
+  Open   {url}/
   Try    curl '{url}/rooms?public=true&limit=3'
          curl '{url}/rooms/late-show/history?field=IsPublicVisible'
-         curl '{url}/rooms/late-show/visibility?to=2026-03-12T00:00:00Z'
+         curl '{url}/rooms/late-show/visibility'
 
 The data is in {data} while the demo runs. {end}"""

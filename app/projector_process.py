@@ -43,6 +43,11 @@ class ProjectorProcess:
         """The position up to which every projection that has not stopped has read."""
         return self._position
 
+    @property
+    def stopped(self) -> dict[str, str]:
+        """The projections that stopped, each with the event and the error."""
+        return self._stopped
+
     def start(self) -> None:
         """Start the process, and the thread that listens to it."""
         self._process = self._start()

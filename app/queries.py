@@ -8,12 +8,13 @@ import base64
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice, takewhile
 from typing import Annotated, Any
 
 import msgspec
 
 from app import db
-from app.event import BEFORE_ALL, Event, Key
+from app.event import BEFORE_ALL, Event, Key, canonical_json
 from app.fold import Saved
 from app.read_models import Checkpoint, ReadModels
 from app.replay import Cut, fold_at, rows_at
@@ -26,6 +27,7 @@ MAX_LIMIT = 500
 DEFAULT_LIMIT = 100
 _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what SQLite can compare with
 _MAX_TIME_MS = 2**63 - 1
+_LAST_ID = "g"  # sorts behind every event_id
 
 Json = Any
 """A JSON value; at run time often a msgspec.Raw, so that numbers go out as they came in."""
@@ -238,6 +240,18 @@ class Status(msgspec.Struct, frozen=True):
     projections: dict[str, ProjectionStatus]
 
 
+_Pair = tuple[Record, dict[str, FieldChange]]
+
+
+class Life(msgspec.Struct, frozen=True):
+    """From when to when a room had events, and when the first and the last of them were received."""
+
+    first_ms: int
+    last_ms: int
+    first_received_ms: int
+    last_received_ms: int
+
+
 class Queries:
     """All reads, behind two read-only connections. Not for use by two threads at a time."""
 
@@ -292,6 +306,52 @@ class Queries:
                 found.append(_room(row, as_of, known_at))
         return Rooms(found, None)
 
+    def latest_rooms(
+        self,
+        as_of: int | None = None,
+        known_at: int | None = None,
+        *,
+        public: bool | None = None,
+        q: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> Rooms:
+        """The rooms that `rooms` gives, those whose last update is the latest first."""
+        _check_limit(limit)
+        before = _read_cursor(cursor, tuple[_Integer, str]) if cursor else None
+        needle = q.casefold() if q else None
+        found: list[Room] = []
+        places: list[Key] = []
+        with self._reading("current_room", "visibility") as position:
+            cut = self._cut(position, as_of, known_at)
+            for place in self._latest(cut, needle):
+                if before is not None and place >= before:
+                    continue
+                room_id = place[1]
+                row = self._room_row(room_id, cut)
+                if row is None or (needle and needle not in _name(row) and needle not in room_id.casefold()):
+                    continue
+                if public is not None and self._is_public(room_id, cut) is not public:
+                    continue
+                if len(found) == limit:
+                    return Rooms(found, _write_cursor(places[-1]))
+                found.append(_room(row, as_of, known_at))
+                places.append(place)
+        return Rooms(found, None)
+
+    def _latest(self, cut: Cut, needle: str | None) -> Iterator[Key]:
+        """Rooms with the time of their last update in the cut, the latest first."""
+        if cut != Cut(self._positions["current_room"]):
+            as_of_ms = _MAX_TIME_MS if cut.as_of_ms is None else cut.as_of_ms
+            yield from self.log.last_times(upto=cut.upto, as_of_ms=as_of_ms)
+        else:
+            plain = needle is not None and needle.isascii() and needle.isprintable() and not set(needle) & set('"\\')
+            yield from self.models.latest_rooms(needle if plain else None)
+
+    def _is_public(self, room_id: str, cut: Cut) -> bool | None:
+        intervals = self._rows("visibility", room_id, cut)
+        return intervals[-1].public if intervals else None
+
     def _candidates(self, public: bool | None, after: str, cut: Cut) -> Iterator[str]:
         """The rooms among which to look, by room_id: those that are public (hidden) in the cut, or all."""
         if public is None:
@@ -319,29 +379,49 @@ class Queries:
         from_ms: int | None = None,
         to_ms: int | None = None,
         field: str | None = None,
+        operator: str | None = None,
+        late: bool | None = None,
         limit: int = DEFAULT_LIMIT,
         cursor: str | None = None,
     ) -> History:
-        """A room's changes within [from_ms, to_ms), newest first; an event that changed nothing is none of them."""
+        """A room's changes within [from_ms, to_ms), newest first; an event that changed nothing is none of them.
+
+        Only those that touch a field, were made by an operator (as text, or as JSON text), arrived late or did not.
+        """
         _check_limit(limit)
         _check_window(from_ms, to_ms)
         end: Key = _read_cursor(cursor, tuple[_Integer, str]) if cursor else (_MAX_TIME_MS, "")
         if to_ms is not None:
             end = min(end, (to_ms, ""))
-        found: list[tuple[Record, dict[str, FieldChange]]] = []
+
+        def matches(record: Record, changed: dict[str, FieldChange]) -> bool:
+            by = operator is None or record.operator in (operator, canonical_json(operator))
+            return by and bool(changed) and (field is None or field in changed)
+
         with self._reading("current_room") as position:
             cut = self._cut(position, as_of, known_at)
             if self._room_row(room_id, cut) is None:
                 raise _no_room(room_id, as_of, known_at)
-            for record, changed in self._changes_before(room_id, cut, end):
-                if len(found) > limit or (from_ms is not None and record.event_time_ms < from_ms):
-                    break
-                if changed and (field is None or field in changed):
-                    found.append((record, changed))
-            page = found[:limit]
-            late = self._late_positions(room_id, [record for record, _ in page])
-        changes = [_change(record, record.position in late, changed) for record, changed in page]
+            window = takewhile(
+                lambda pair: from_ms is None or pair[0].event_time_ms >= from_ms,
+                self._changes_before(room_id, cut, end),
+            )
+            pairs = (pair for pair in window if matches(*pair))
+            found = list(islice(self._with_late(room_id, pairs, late, limit + 1), limit + 1))
+        page = found[:limit]
+        changes = [_change(record, is_late, changed) for record, changed, is_late in page]
         return History(changes, _write_cursor(page[-1][0].key) if len(found) > limit else None)
+
+    def _with_late(
+        self, room_id: str, pairs: Iterator[_Pair], wanted: bool | None, at_once: int
+    ) -> Iterator[tuple[Record, dict[str, FieldChange], bool]]:
+        """Updates, newest first, each with whether it was late; `wanted`: only those that were, or were not."""
+        while some := list(islice(pairs, at_once)):
+            late = self._late_positions(room_id, [record for record, _ in some])
+            for record, changed in some:
+                is_late = record.position in late
+                if wanted is None or is_late is wanted:
+                    yield record, changed, is_late
 
     def _changes_before(self, room_id: str, cut: Cut, end: Key) -> Iterator[tuple[Record, dict[str, FieldChange]]]:
         """A room's updates that sort before `end`, newest first: from saved state to saved state backwards."""
@@ -359,6 +439,30 @@ class Queries:
             if not saved.events:
                 return
             until = saved.key
+
+    def life(self, room_id: str) -> Life:
+        """From when to when a room had events. Raises NotFound."""
+        found = self.log.span(room_id)
+        if found is None:
+            raise _no_room(room_id, None, None)
+        return Life(*found)
+
+    def next_change(
+        self, room_id: str, after_ms: int, as_of: int | None = None, known_at: int | None = None
+    ) -> int | None:
+        """When a room changed next after a time; None if it did not."""
+        with self._reading("current_room") as position:
+            cut = self._cut(position, as_of, known_at)
+            saved, run = fold_at(self.log, self.models, "current_room", room_id, cut.until(after_ms))
+            state = run.last.state
+            after = max(run.last.key, saved.key, (after_ms, _LAST_ID))
+            for record in self.log.records(room_id, after=after, upto=cut.upto, as_of_ms=cut.as_of_ms):
+                event = record.event
+                if event.room_info is not None:
+                    if _changed_by(state, event):
+                        return record.event_time_ms
+                    state = current_room.apply(state, event)
+        return None
 
     def _saved_before(self, room_id: str, key: Key, cut: Cut) -> Saved:
         """The last saved state before a place in event order that holds for the cut."""

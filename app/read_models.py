@@ -5,6 +5,7 @@ A rebuild uses the same code with a prefix before every table's name, and swaps 
 """
 
 import hashlib
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
@@ -21,6 +22,8 @@ _CHECKPOINTS = "projections"
 _MAX_INTEGER = 2**63 - 1
 _COMPRESSION = 1  # states are half the size for a tenth of the time that folding them took
 _MAX_HEADS = 4096  # rooms that are remembered, of each projection: those last written
+# As a GLOB: characters that casefold to something with an ASCII letter in it, as SQLite's LIKE does not know.
+_FOLDS_TO_ASCII = "*[\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06]*"
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -231,6 +234,24 @@ class ReadModels:
             {"at": at_ms, "public": public, "after": after},
         ):
             yield room_id
+
+    def latest_rooms(self, text: str | None = None) -> Iterator[tuple[int, str]]:
+        """Rooms with the time of their last update, the latest first; `text`: only those that hold it somewhere.
+
+        The text is ASCII and compared without regard to case; it may hold none of the characters that JSON escapes.
+        A room with a character in it that is an ASCII one in another case (as ß is ss) is given whatever the text.
+        """
+        where, args = "", tuple[str, ...]()
+        if text is not None:
+            pattern = "%" + re.sub(r"([%_!])", r"!\1", text) + "%"
+            where = (
+                "WHERE room_id LIKE ? ESCAPE '!' OR room_info LIKE ? ESCAPE '!' OR room_id GLOB ? OR room_info GLOB ?"
+            )
+            args = (pattern, pattern, _FOLDS_TO_ASCII, _FOLDS_TO_ASCII)
+        yield from self.conn.execute(
+            f"SELECT event_time_ms, room_id FROM {self.prefix}rooms {where} ORDER BY event_time_ms DESC, room_id DESC",
+            args,
+        )
 
     def field_totals(self) -> list[tuple[str, tuple[int, int, int, int | None]]]:
         """For each field over all rooms: observations, changes, first seen, last changed."""

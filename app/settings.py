@@ -53,6 +53,9 @@ class Settings(msgspec.Struct, frozen=True):
     rate_limit_per_s: float | None = None
     """Questions, and refused callbacks, of one address; 0: no limit; None: the default, for other machines alone."""
 
+    demo: bool = False
+    """Whether the page explains itself as a demo."""
+
     def check(self) -> None:
         """Raise BadSettings if this would open the service to a network without tokens."""
         if self.insecure or is_loopback(self.host):

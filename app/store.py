@@ -416,6 +416,47 @@ class EventStore:
         )
         return [(position, (time_ms, event_id)) for position, time_ms, event_id in rows if (time_ms, event_id) > behind]
 
+    def span(self, room_id: str) -> tuple[int, int, int, int] | None:
+        """The first and last time of a room's events, and those of their receipt; None if there is no event."""
+        row = self.conn.execute(
+            """
+            SELECT min(event_time_ms), max(event_time_ms), min(position), max(position)
+            FROM events INDEXED BY events_by_room WHERE room_id = ?
+            """,
+            (room_id,),
+        ).fetchone()
+        if row[0] is None:
+            return None
+        received = [
+            self._value("SELECT received_at_ms FROM events WHERE position = ?", position) for position in row[2:]
+        ]
+        return (row[0], row[1], received[0], received[1])
+
+    def last_times(self, *, upto: int, as_of_ms: int = _MAX_TIME_MS) -> list[tuple[int, str]]:
+        """When each room had its last update at positions <= upto that happened at or before a time, the latest first.
+
+        Jumps through the index from room to room: what it costs is rooms, and what came behind their last updates.
+        """
+        return self.conn.execute(
+            """
+            WITH RECURSIVE rooms (room_id) AS (
+                SELECT min(room_id) FROM events INDEXED BY events_by_room WHERE room_id IS NOT NULL
+                UNION ALL
+                SELECT (SELECT min(room_id) FROM events INDEXED BY events_by_room WHERE room_id > rooms.room_id)
+                FROM rooms WHERE room_id IS NOT NULL
+            ), last (event_time_ms, room_id) AS (
+                SELECT (
+                    SELECT event_time_ms FROM events INDEXED BY events_by_room
+                    WHERE room_id = rooms.room_id AND event_time_ms <= ? AND position <= ? AND command = ?
+                    ORDER BY event_time_ms DESC LIMIT 1
+                ), room_id FROM rooms WHERE room_id IS NOT NULL
+            )
+            SELECT event_time_ms, room_id FROM last WHERE event_time_ms IS NOT NULL
+            ORDER BY event_time_ms DESC, room_id DESC
+            """,
+            (as_of_ms, upto, UPDATE_ROOM_INFO),
+        ).fetchall()
+
     def rejected_count(self) -> int:
         """How many bodies are in quarantine."""
         count: int = self._value("SELECT count(*) FROM rejected")

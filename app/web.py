@@ -1,18 +1,17 @@
 """The routes: each turns a request into a question, and the answer into JSON."""
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get
 from litestar.concurrency import sync_to_thread
 from litestar.connection import ASGIConnection
-from litestar.datastructures import ResponseHeader
 from litestar.exceptions import HTTPException, NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig, ResponseSpec
@@ -29,10 +28,11 @@ from litestar.openapi.spec import (
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import queries, tencent
+from app import queries, sessions, tencent
 from app.gate import SECURITY_HEADERS, Gate
+from app.pages import PARAMETERS, Pages, page_routes
 from app.queries import Queries
 from app.service import Service
 from app.settings import Secrets
@@ -41,6 +41,7 @@ from app.times import BadTime, parse_time
 
 STREAM_COMMENT_S = 15.0
 _STREAM_BATCH = 100
+_MAX_FORM_BYTES = 4096  # signing in is all that sends one
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -82,7 +83,6 @@ _PROBLEMS = {
 
 
 _UNTOLD = "ask with the API token to be told why"
-_SECURITY_HEADERS = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
 
 
 class Readiness(msgspec.Struct):
@@ -137,9 +137,22 @@ def create_app(service: Service, bell: Bell) -> ASGIApp:
         elif callback:
             await service.receiver(scope, receive, send)
         elif not await shortcut.take(scope, send):
-            await app(scope, receive, send)
+            await app(scope, receive, _with_security_headers(send))
 
     return front
+
+
+def _with_security_headers(send: Send) -> Send:
+    """Add the headers that an answer has not set otherwise; the framework would leave them out of errors."""
+
+    async def send_with(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message["headers"])
+            names = {name.lower() for name, _ in given}
+            message["headers"] = [*given, *(header for header in SECURITY_HEADERS if header[0] not in names)]
+        await send(message)
+
+    return send_with
 
 
 def _create_routes(service: Service, bell: Bell) -> Litestar:
@@ -177,8 +190,10 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         cursor: Cursor = None,
     ) -> queries.History:
         cut = (_time(as_of), _time(known_at))
-        window = {"from_ms": _time(from_), "to_ms": _time(to)}
-        return await ask(lambda it: it.history(room_id, *cut, **window, field=field, limit=limit, cursor=cursor))
+        from_ms, to_ms = _time(from_), _time(to)
+        return await ask(
+            lambda it: it.history(room_id, *cut, from_ms=from_ms, to_ms=to_ms, field=field, limit=limit, cursor=cursor)
+        )
 
     @get("/rooms/{room_id:str}/diff", responses=_PROBLEMS, summary="What differs between two times of a room")
     async def diff(
@@ -287,9 +302,8 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
             failure = failure and _UNTOLD
         return Response(Readiness(ready, lag, stopped, failure), status_code=200 if ready else 503)
 
-    @get("/", summary="Where to go from here", media_type=MediaType.TEXT, opt={"open": True})
-    async def index() -> str:
-        return "Roomlapse, a time machine for live rooms. What can be asked is at /schema.\n"
+    pages = Pages(service)
+    secrets = service.settings.secrets
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -308,19 +322,12 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
     app = Litestar(
         [
             *(rooms, room, history, diff, change_counts, visibility, change_totals),
-            *(events, stream, event, rejected, status, metrics, healthz, readyz, index),
+            *(events, stream, event, rejected, status, metrics, healthz, readyz),
+            *page_routes(service, pages, lambda request: _scope_of(request, secrets)),
         ],
         lifespan=[lifespan],
         guards=[_bearer_guard(service.settings.secrets), _refuse_unknown_parameters],
-        response_headers=[ResponseHeader(name=name, value=value) for name, value in _SECURITY_HEADERS.items()],
-        exception_handlers={
-            BadTime: _answer_error(400),
-            queries.BadQuestion: _answer_error(400),
-            queries.NotFound: _answer_error(404),
-            queries.Unavailable: _answer_error(503),
-            HTTPException: _answer_http_exception,
-            Exception: _answer_bug,
-        },
+        exception_handlers=_Problems(pages, secrets).handlers(),
         logging_config=None,
         openapi_config=OpenAPIConfig(
             title="Roomlapse",
@@ -329,7 +336,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
             path="/schema",
             render_plugins=[JsonRenderPlugin(path="/")],
         ),
-        request_max_body_size=0,
+        request_max_body_size=_MAX_FORM_BYTES,
     )
     _describe_callbacks(app)
     return app
@@ -374,6 +381,8 @@ def _bearer_guard(secrets: Secrets) -> Guard:
         if handler.opt.get("open"):
             return
         scope = _scope_of(connection, secrets)
+        if scope is None and handler.opt.get("page"):
+            raise SignInNeeded
         if scope is None:
             raise NotAuthorizedException("this needs the header Authorization: Bearer <API token>")
         if handler.opt.get("admin") and scope != "admin":
@@ -383,17 +392,14 @@ def _bearer_guard(secrets: Secrets) -> Guard:
 
 
 def _scope_of(connection: ASGIConnection[Any, Any, Any, Any], secrets: Secrets) -> str | None:
-    """What a request may do: `admin`, `read`, or None for nothing."""
-    if secrets.api_token is None:
-        return "admin"
+    """What a request may do: `admin`, `read`, or None for nothing. Programs send a bearer token, browsers a session."""
     scheme, _, given = connection.headers.get("authorization", "").partition(" ")
-    token = given.strip().encode("latin-1", "replace")
-    # Both are compared, so that the time taken does not tell which one nearly matched.
-    reads = hmac.compare_digest(token, secrets.api_token.encode())
-    administers = hmac.compare_digest(token, (secrets.admin_token or secrets.api_token).encode())
-    if scheme.lower() != "bearer":
+    if given and scheme.lower() != "bearer":
         return None
-    return "admin" if administers else "read" if reads else None
+    scope = sessions.scope_of_token(given.strip().encode("latin-1", "replace"), secrets)
+    if scope is None and not given:
+        scope = sessions.scope_of_cookie(connection.headers.get("cookie", ""), secrets)
+    return scope
 
 
 async def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
@@ -413,6 +419,7 @@ async def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, A
 _CUT = {"as_of", "known_at"}
 _PAGE = {"limit", "cursor"}
 _PARAMETERS: dict[str, set[str]] = {
+    **PARAMETERS,
     "rooms": {*_CUT, *_PAGE, "public", "q"},
     "room": _CUT,
     "history": {*_CUT, *_PAGE, "from", "to", "field"},
@@ -431,25 +438,58 @@ def _error(status_code: int, detail: str, headers: dict[str, str] | None = None)
         {"status_code": status_code, "detail": detail},
         status_code=status_code,
         media_type=MediaType.JSON,
-        headers=_SECURITY_HEADERS | (headers or {}),  # Litestar gives its own to answers alone, not to errors
+        headers=headers,
     )
 
 
-def _answer_error(status_code: int) -> Callable[[Request[Any, Any, Any], Exception], Response[dict[str, Any]]]:
-    return lambda request, error: _error(status_code, str(error))
+class SignInNeeded(Exception):
+    """A page that is for those who have signed in."""
 
 
-def _answer_http_exception(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
-    detail = error.detail
-    extra = error.extra
-    if isinstance(extra, list):
-        detail = "; ".join(f"{problem.get('key')}: {problem.get('message')}" for problem in extra)
-    return _error(error.status_code, detail, error.headers)
+class _Problems:
+    """What is answered when a question has no answer: JSON to programs, a page to browsers."""
+
+    def __init__(self, pages: Pages, secrets: Secrets) -> None:
+        self._pages = pages
+        self._secrets = secrets
+
+    def handlers(self) -> dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Response[Any]]]:
+        """The handler of each kind of error."""
+        return {
+            BadTime: lambda request, error: self._answer(request, 400, str(error)),
+            queries.BadQuestion: lambda request, error: self._answer(request, 400, str(error)),
+            queries.NotFound: lambda request, error: self._answer(request, 404, str(error)),
+            queries.Unavailable: lambda request, error: self._answer(request, 503, str(error)),
+            SignInNeeded: lambda request, error: _sign_in(request),
+            HTTPException: self._answer_http_exception,
+            Exception: self._answer_bug,
+        }
+
+    def _answer(
+        self, request: Request[Any, Any, Any], status_code: int, detail: str, headers: dict[str, str] | None = None
+    ) -> Response[Any]:
+        handler = request.scope.get("route_handler")
+        if handler is not None and handler.opt.get("page"):
+            return self._pages.problem(status_code, detail, _scope_of(request, self._secrets))
+        return _error(status_code, detail, headers)
+
+    def _answer_http_exception(self, request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+        detail = error.detail
+        extra = error.extra
+        if isinstance(extra, list):
+            detail = "; ".join(f"{problem.get('key')}: {problem.get('message')}" for problem in extra)
+        return self._answer(request, error.status_code, detail, error.headers)
+
+    def _answer_bug(self, request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+        _log.error("a request failed", exc_info=error, extra={"path": request.scope["path"]})
+        return self._answer(request, 500, "this is a bug in Roomlapse: the server's log has the details")
 
 
-def _answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
-    _log.error("a request failed", exc_info=error, extra={"path": request.scope["path"]})
-    return _error(500, "this is a bug in Roomlapse: the server's log has the details")
+def _sign_in(request: Request[Any, Any, Any]) -> Response[str]:
+    # As it was asked for: a ? or a # of a room's id stays escaped.
+    path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
+    where = quote(path + (f"?{query}" if query else ""), safe="/")
+    return Response("", status_code=303, headers={"location": f"/sign-in?next={where}"})
 
 
 def _describe_callbacks(app: Litestar) -> None:

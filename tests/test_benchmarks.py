@@ -34,7 +34,7 @@ def test_every_row_function_is_listed_once() -> None:
         for _, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and inspect.signature(function).return_annotation == list[Line]
     ]
-    assert len(functions) == 15
+    assert len(functions) == 16
     assert sorted(run.ROWS.values(), key=repr) == sorted(functions, key=repr)
     assert all([*inspect.get_annotations(function)] == ["bench", "return"] for function in functions)
 

@@ -52,7 +52,7 @@ def test_what_it_says_to_try_works_and_ctrl_c_ends_it(demo: subprocess.Popen[str
     opened = re.search(r"Open +(\S+)", said)
     assert opened is not None
     assert httpx.get(opened[1]).status_code == 200
-    status = opened[1].replace("/schema", "/status")
+    status = f"{opened[1]}status"
     head = httpx.get(status).json()["head"]
     deadline = time.monotonic() + 20
     while httpx.get(status).json()["head"] == head:  # until the simulated sender has added to it
@@ -70,7 +70,7 @@ def test_it_ends_by_itself() -> None:
 
 
 def test_a_taken_port_is_said_without_a_traceback(demo: subprocess.Popen[str]) -> None:
-    port = re.search(r":(\d+)/schema", introduction_of(demo))
+    port = re.search(r"Open +\S+:(\d+)/", introduction_of(demo))
     assert port is not None
     done = run("demo", "--port", port[1])
     assert done.returncode == 1

@@ -124,7 +124,7 @@ EVERY_KIND: dict[str, tuple[str, str, int]] = {
     "the shortcut": ("GET", "/rooms/r", 200),
     "a route": ("GET", "/rooms/r/history", 200),
     "a list": ("GET", "/rooms", 200),
-    "text": ("GET", "/", 200),
+    "text": ("GET", "/metrics", 200),
     "metrics": ("GET", "/metrics", 200),
     "health": ("GET", "/healthz", 200),
     "readiness": ("GET", "/readyz", 200),
@@ -210,7 +210,7 @@ READ = [
     *("/rooms/r/visibility", "/change-counts", "/events", "/status", "/events/stream?after=0"),
 ]
 ADMINS = ["/events/{event_id}", "/rejected", "/metrics"]
-OPEN = ["/", "/healthz", "/readyz"]
+OPEN = ["/healthz", "/readyz"]
 
 
 class Guarded:

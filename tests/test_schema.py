@@ -20,7 +20,6 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 EXAMPLES = 30
 
 OPERATIONS = [
-    "GET /",
     "POST /callbacks",
     "GET /change-counts",
     "GET /events",
@@ -39,7 +38,6 @@ OPERATIONS = [
 ]
 ENDLESS = "GET /events/stream"
 _NOTHING_TO_GET_WRONG = {
-    "GET /",
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",

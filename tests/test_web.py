@@ -697,20 +697,11 @@ def test_the_schema_has_no_viewer_from_elsewhere(scene: Scene, accept: str) -> N
         assert "//" not in text, path
 
 
-def test_the_front_page_is_a_line_that_names_the_schema(scene: Scene) -> None:
-    response = scene.server.client.get("/")
-    assert response.status_code == 200
-    assert response.headers["content-type"].startswith("text/plain")
-    assert "/schema" in response.text
-    assert response.text.endswith("\n")
-    assert response.text.count("\n") == 1
-
-
 # ---- the API token, and what is never said ----
 
 API_TOKEN = "api-token-5d0c11"
 CALLBACK_TOKEN = "callback-token-a91b"
-OPEN = ("/healthz", "/readyz", "/")
+OPEN = ("/healthz", "/readyz")
 
 
 @pytest.fixture(scope="module")
@@ -765,7 +756,7 @@ def test_the_stream_opens_with_the_api_token(guarded: Server) -> None:
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_health_and_front_page_are_open(guarded: Server, path: str) -> None:
+def test_health_is_open(guarded: Server, path: str) -> None:
     assert guarded.client.get(path).status_code == 200
 
 

@@ -3,6 +3,7 @@
 import random
 import time
 from bisect import insort
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -224,6 +225,32 @@ def rooms_page(bench: Bench) -> list[Line]:
             f"{source.rooms:,} rooms, {data.events:,} events, random times, 1 connection",
             {"p50_ms": rounds},
         )
+    ]
+
+
+def html_pages(bench: Bench) -> list[Line]:
+    """The pages that people open, on the same data: median over one connection."""
+    source, data = prepared(bench), imported(bench)
+    pick = random.Random(8)
+
+    def at() -> str:
+        return f"?at={pick.randint((T0 + source.last_ms) // 2, source.last_ms)}"
+
+    names: dict[str, Callable[[], str]] = {
+        "the page's list of rooms": lambda: "/",
+        "the list at a past moment": lambda: f"/{at()}",
+        "a room's page, at a past moment": lambda: f"/room/room-{pick.randint(1, source.rooms):04d}{at()}",
+    }
+    rounds: dict[str, list[float]] = {name: [] for name in names}
+    with serve(bench, data.data) as server:
+        for turn in range(ROUNDS):
+            say(f"page: round {turn + 1} of {ROUNDS}")
+            for name, path in names.items():
+                asked = gets([path() for _ in range(bench.n(20, least=3))])
+                rounds[name].append(load(bench, server, asked, connections=1).p50_ms)
+    note = f"{source.rooms:,} rooms, {data.events:,} events, 1 connection"
+    return [
+        value_line(name, median(found), Goal(100.0, " ms"), note, {"p50_ms": found}) for name, found in rounds.items()
     ]
 
 

@@ -39,6 +39,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "as-of": reads.as_of,
     "get-room": reads.get_room,
     "rooms-page": reads.rooms_page,
+    "page": reads.html_pages,
     "p99-rebuild": receiver.p99_rebuild,
 }
 
