@@ -26,6 +26,7 @@ LIBRARY_IS_SOUND = tuple(int(part) for part in LIBRARY_VERSION.split(".")) >= _F
 
 MEMORY = ":memory:"
 _BUSY_TIMEOUT_MS = 10_000
+_WAL_BYTES = 16 * 2**20
 CACHE_KIB = 16 * 1024  # event_ids come in no order: their index has to be at hand while it is written
 
 _READ_MODELS_PAGE_BYTES = 8192  # a fourth of a page holds a room; what is longer takes a page of its own
@@ -273,4 +274,6 @@ def _set_pragmas(conn: Connection, *, synchronous: str, cache_kib: int) -> None:
     conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     conn.execute("PRAGMA journal_mode = WAL")
     conn.execute(f"PRAGMA synchronous = {synchronous}")
+    # A long reader lets the WAL grow; without this the file would stay as large until nobody has it open.
+    conn.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
     conn.execute(f"PRAGMA cache_size = -{cache_kib}")

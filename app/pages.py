@@ -30,6 +30,7 @@ PAGE_HEADERS = {
 ROOMS_A_PAGE = 50
 _CHANGES_A_PAGE = 25
 _TICKS = 500
+_SPELLS = 500
 _REJECTED = 20
 _RECENT = 1000
 _LOW_DISK = 200 * 2**20
@@ -193,7 +194,7 @@ class Pages:
         return {
             "ticks": views.ticks_of(changes.changes, first_ms, end_ms),
             "more_ticks": changes.next_cursor is not None,
-            "spells": views.spells_of(visibility.intervals, first_ms, end_ms),
+            "spells": views.spells_of(visibility.intervals[-_SPELLS:], first_ms, end_ms),
             "visibility": visibility,
         }
 

@@ -577,7 +577,10 @@ class Queries:
         _check_window(from_ms, to_ms)
         with self._reading("visibility", "current_room") as position:
             cut = self._cut(position, as_of, known_at)
-            rows = self._rows("visibility", room_id, cut)
+            if cut == Cut(self._positions["visibility"]):
+                rows = self.models.intervals(room_id, from_ms, to_ms)
+            else:
+                rows = self._rows("visibility", room_id, cut)
             if not rows and self._room_row(room_id, cut) is None:
                 raise _no_room(room_id, as_of, known_at)
         end = to_ms

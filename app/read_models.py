@@ -235,6 +235,21 @@ class ReadModels:
         ):
             yield room_id
 
+    def intervals(self, room_id: str, from_ms: int | None, to_ms: int | None) -> list[Any]:
+        """The rows of a room's visibility that touch a window, in order; a bound that is None is none."""
+        table = self._tables["visibility"]
+        rows = self.conn.execute(
+            f"SELECT {table.columns} FROM {table.name} WHERE room_id = :room_id AND from_ms < :to"
+            f" AND from_ms >= coalesce((SELECT max(from_ms) FROM {table.name}"
+            " WHERE room_id = :room_id AND from_ms <= :from), :from) ORDER BY from_ms",
+            {
+                "room_id": room_id,
+                "from": -_MAX_INTEGER if from_ms is None else from_ms,
+                "to": _MAX_INTEGER if to_ms is None else to_ms,
+            },
+        )
+        return [table.read(row) for row in rows]
+
     def latest_rooms(self, text: str | None = None) -> Iterator[tuple[int, str]]:
         """Rooms with the time of their last update, the latest first; `text`: only those that hold it somewhere.
 
