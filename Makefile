@@ -21,7 +21,7 @@ setup: .venv/.done  ## Make .venv with the program and its tools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup  ## A sample evening, a server and a simulated sender; FOR=20 ends it after 20 s
+demo: setup  ## A sample evening, a server and a simulated sender; FOR=20 ends it after 20 s, PORT=8100 takes another port
 	$(BIN)/roomlapse demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
 
 test: setup  ## All tests but those in a browser; HISTORIES=20000 for a long round of the properties

@@ -39,11 +39,10 @@ def back_up(data_dir: DataDir, file: Path, progress: Progress = no_progress) -> 
         db.copy(data_dir.log_path, partial)
         backed_up = _check(partial, file, progress)
         _sync(partial)
-        partial.rename(file)
+        os.link(partial, file)  # unlike a renaming it replaces nothing, even if that name has come up meanwhile
         _sync(file.parent)
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
     return backed_up
 
 

@@ -60,13 +60,13 @@ class GroupCommit:
         open_store: Callable[[], EventStore],
         metrics: Metrics,
         on_commit: Callable[[], None] = lambda: None,
-        need_room: Callable[[int], None] = lambda _: None,
+        check: Callable[[EventStore, int], None] = lambda _store, _size: None,
     ) -> None:
-        """`need_room` raises if the disk has no room for a batch of so many bytes."""
+        """`check` raises if the log cannot take so many bytes more."""
         self._open_store = open_store
         self._metrics = metrics
         self._on_commit = on_commit
-        self._need_room = need_room
+        self._check = check
         self._waiting: queue.SimpleQueue[_Waiter | None] = queue.SimpleQueue()  # None: stop behind those before it
         self._patience = _Patience()
         self._submitted_bytes = self._taken_bytes = 0  # one thread adds to the one, another to the other
@@ -93,10 +93,10 @@ class GroupCommit:
         self._waiting.put(None)
         self._thread.join()
 
-    def submit(self, item: Arrival | Rejection) -> "asyncio.Future[Appended | None]":
+    def submit(self, item: Arrival | Rejection, *, patient: bool = False) -> "asyncio.Future[Appended | None]":
         """Queue an item; the future is done when it is on disk: where it stands, None for a rejection.
 
-        Call it in an event loop. Raises Full; the future raises Full, Slow or db.Error.
+        Call it in an event loop. Raises Full; the future raises Full, db.Error or, unless it is patient, Slow.
         """
         size = item.size
         if self._stopping or self._waiting.qsize() >= MAX_WAITING:
@@ -109,7 +109,8 @@ class GroupCommit:
         future: asyncio.Future[Appended | None] = loop.create_future()
         self._submitted_bytes += size
         self._waiting.put(_Waiter(item, size, future, loop))
-        self._patience.watch(future, loop)
+        if not patient:
+            self._patience.watch(future, loop)
         return future
 
     def trouble(self) -> str | None:
@@ -170,8 +171,8 @@ class GroupCommit:
             self._taken_bytes += sum(waiter.size for waiter in batch)
 
     def _commit(self, batch: list[_Waiter]) -> list[Appended | None]:
-        self._need_room(sum(waiter.size for waiter in batch))
         store = self._opened()
+        self._check(store, sum(waiter.size for waiter in batch))
         arrivals = [waiter.item for waiter in batch if isinstance(waiter.item, Arrival)]
         rejections = [waiter.item for waiter in batch if isinstance(waiter.item, Rejection)]
         begin = time.perf_counter()
@@ -182,13 +183,17 @@ class GroupCommit:
 
     def _probe(self) -> None:
         """Find out whether the disk takes something again."""
+        self._busy_since_s = time.monotonic()
         try:
-            self._need_room(0)
-            self._opened().probe()
+            store = self._opened()
+            self._check(store, 0)
+            store.probe()
         except Exception as error:  # noqa: BLE001  whatever it is, it is why callbacks are refused
             self._fail(error, 0)
         else:
             self._succeed()
+        finally:
+            self._busy_since_s = None
 
     def _fail(self, error: Exception, callbacks: int) -> None:
         self.failure = str(error) or type(error).__name__

@@ -66,11 +66,15 @@ class DataDir:
 
         Raises WrongOwner, OSError and db.Error.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        new = not self.path.exists()
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # raw callbacks are for nobody else on this machine
         if not os.access(self.path, os.W_OK):  # SQLite would say that it is unable to open a file
             raise PermissionError(f"{self.path} cannot be written: give it to this user, or mount it read-write")
         log = self.open_log()
         try:
+            if new:
+                _sync(self.path.parent)
+            _sync(self.path)
             if sdk_app_id is not None and (owner := log.claim(sdk_app_id)) != sdk_app_id:
                 raise WrongOwner(_wrong_owner(self.path, owner, sdk_app_id))
         finally:
@@ -97,16 +101,31 @@ class DataDir:
     def open_log(self, cache_kib: int = db.CACHE_KIB) -> EventStore:
         """Open the log for writing. Raises OtherWriter where SQLite cannot be trusted with two of them."""
         if db.LIBRARY_IS_SOUND:
-            return EventStore(db.open_log(self.log_path, cache_kib))
+            return EventStore(db.open_log(self.log_path, cache_kib), file=_file_at(self.log_path))
         right = self._writing_right()
         try:
-            return EventStore(db.open_log(self.log_path, cache_kib), right)
+            return EventStore(db.open_log(self.log_path, cache_kib), right, _file_at(self.log_path))
         except BaseException:
             right.close()
             raise
 
-    def need_room(self, size: int) -> None:
-        """Raise NoRoom if the log may not take so many bytes more."""
+    def open_own_log(self, sdk_app_id: str) -> EventStore:
+        """Open the log for writing, if it is there and this application's: a log that went away is not begun anew.
+
+        Raises db.NoData, WrongOwner and what `open_log` raises.
+        """
+        if not self.log_path.is_file():
+            raise db.NoData(f"{self.log_path} is gone: put it back, or start the server again to begin a new one")
+        log = self.open_log()
+        if log.owner() != sdk_app_id:
+            log.close()
+            raise WrongOwner(f"{self.log_path} is not the log of SDKAppID {sdk_app_id} any more")
+        return log
+
+    def check_before_commit(self, log: EventStore, size: int) -> None:
+        """Raise NoRoom if the log may not take so many bytes more, db.NoData if it is not the file of that name."""
+        if log.file != _file_at(self.log_path):
+            raise db.NoData(f"{self.log_path} was moved or removed: put it back")
         disk = os.statvfs(self.path)
         free = disk.f_bavail * disk.f_frsize
         if disk.f_blocks and free < RESERVE_BYTES + 2 * size:  # they are written to the WAL, then to the database
@@ -173,11 +192,7 @@ class DataDir:
 
     def read_models_file(self) -> tuple[int, int] | None:
         """Which file the read models are in, None if there is none: who has another one open has to open it anew."""
-        try:
-            found = self.read_models_path.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_dev, found.st_ino
+        return _file_at(self.read_models_path)
 
     def open_queries(self) -> Queries:
         """Open both databases for reading."""
@@ -229,6 +244,24 @@ class DataDir:
             except BlockingIOError:
                 raise RebuildRunning(f"another rebuild of {self.path} is running: wait for it") from None
             yield
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file has a name now, None if there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _sync(folder: Path) -> None:
+    """Sync a folder's names to disk: a file that is safe in a folder that is not would be lost with it."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _wrong_owner(path: Path, owner: str, sdk_app_id: str) -> str:

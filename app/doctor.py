@@ -300,6 +300,8 @@ def _delays_s(data_dir: DataDir) -> list[float]:
 
 
 def _check_answers(server: _Server) -> Finding:
+    if server.metrics is None:
+        return Finding("answers", WARNING, "not known: the server did not say", "see the line about the server")
     count = server.value("roomlapse_answer_seconds_count")
     if not count:
         return Finding("answers", WARNING, "no callback was answered yet", "run this again after some callbacks")
@@ -331,6 +333,8 @@ _REFUSED: dict[str, str] = {
 
 
 def _check_refusals(server: _Server) -> Finding:
+    if server.metrics is None:
+        return Finding("refused", WARNING, "not known: the server did not say", "see the line about the server")
     counts = {outcome: server.value("roomlapse_callbacks_total", outcome=outcome) for outcome in _REFUSED}
     found = {outcome: count for outcome, count in counts.items() if count}
     if not found:

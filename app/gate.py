@@ -1,10 +1,12 @@
 """What every request has to pass before anything reads it: its length, how often its address asks, whom it calls."""
 
+from ipaddress import ip_address
+
 import msgspec
 from litestar.types import Scope, Send
 
 from app.limits import RateLimit
-from app.settings import Settings, is_loopback
+from app.settings import Settings
 from app.tencent import answer_fail
 
 MAX_QUERY_BYTES = 8192
@@ -18,7 +20,6 @@ SECURITY_HEADERS = (
     (b"cache-control", b"no-store"),
 )
 """On every answer but those to callbacks, which no browser sees."""
-_LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -50,12 +51,10 @@ class Gate:
 
     def __init__(self, settings: Settings, rate_limit: RateLimit) -> None:
         self._rate_limit = rate_limit
-        self._hosts: set[str] | None = set(settings.allowed_hosts) or None
-        if self._hosts is None and settings.secrets.api_token is None and is_loopback(settings.host):
+        self._hosts: set[str] | None = None
+        if settings.allowed_hosts or settings.secrets.api_token is None:
             # Without a token, a name that an attacker's page resolves to this machine would let the page read rooms.
-            self._hosts = _LOCAL_NAMES | {settings.host.lower()}
-        elif self._hosts is not None:
-            self._hosts |= _LOCAL_NAMES  # health checks on the machine itself
+            self._hosts = {"localhost", *settings.allowed_hosts}
 
     def check(self, scope: Scope, *, callback: bool) -> Refusal | None:
         """Say what is wrong with a request, None if nothing is.
@@ -70,11 +69,20 @@ class Gate:
             return Refusal(414, f"the path is longer than {MAX_PATH_BYTES} bytes", callback)
         if not self._rate_limit.allows(scope):
             return Refusal(429, "too many requests from this address: wait a second", callback)
-        if self._hosts is not None and (host := _host_of(scope)) not in self._hosts:
+        if self._hosts is not None and (host := _host_of(scope)) not in self._hosts and not _is_address(host):
             return Refusal(
                 421, f"this server is not called {host[:100]!r}: if it is, name it in ROOMLAPSE_ALLOWED_HOSTS", callback
             )
         return None
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is an address itself: no name server can make it mean another machine."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _host_of(scope: Scope) -> str:

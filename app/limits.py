@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from litestar.types import Scope
 
@@ -29,7 +29,7 @@ class RateLimit:
         client = scope.get("client")
         if not self._per_s or client is None or (not self._everyone and _is_of_this_machine(client[0])):
             return True
-        address, now_s = client[0], self._clock()
+        address, now_s = _key_of(client[0]), self._clock()
         left, since_s = self._buckets.pop(address, (self._burst, now_s))
         left = min(self._burst, left + (now_s - since_s) * self._per_s)
         allowed = left >= 1
@@ -37,6 +37,15 @@ class RateLimit:
         if len(self._buckets) > _MAX_ADDRESSES:
             del self._buckets[next(iter(self._buckets))]
         return allowed
+
+
+def _key_of(address: str) -> str:
+    """Whose bucket it is: of IPv6 a whole network's, because anybody has a network of addresses."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return address
+    return address if ip.version == 4 else str(ip_network((ip, 64), strict=False))
 
 
 def _is_of_this_machine(address: str) -> bool:

@@ -3,13 +3,14 @@
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import parse_qs, quote, urlencode
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from litestar import MediaType, Request, Response, get, post
 from litestar.concurrency import sync_to_thread
+from litestar.exceptions import PermissionDeniedException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
@@ -19,8 +20,6 @@ from app.service import Service, now_ms
 from app.text import visible
 from app.times import BadTime, format_duration, format_time, parse_time
 from projections import ALL
-
-T = TypeVar("T")
 
 FOLDER = Path(__file__).parent / "page"
 PAGE_HEADERS = {
@@ -153,8 +152,10 @@ class Pages:
             "room_id": room_id,
             "life": life,
             "end_ms": end_ms,
+            "known_end_ms": _end_of_scale(life.first_received_ms, life.last_received_ms, now_ms()),
             "quiet": end_ms < now_ms() - 1000,
             "state": state,
+            "room_name": views.name_of(state) if state is not None else None,
             "fields": views.fields_of(state, platforms) if state is not None else [],
             **self._steps(it, room_id, at_ms, known_at_ms),
             **self._timeline(it, room_id, known_at_ms, life.first_ms, end_ms),
@@ -194,7 +195,7 @@ class Pages:
         return {
             "ticks": views.ticks_of(changes.changes, first_ms, end_ms),
             "more_ticks": changes.next_cursor is not None,
-            "spells": views.spells_of(visibility.intervals[-_SPELLS:], first_ms, end_ms),
+            "spells": views.spells_of(visibility.intervals[-_SPELLS:], first_ms, end_ms, visibility.window.to_ms),
             "visibility": visibility,
         }
 
@@ -355,8 +356,19 @@ def read_moment(text: str | None) -> int | None:
 def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | None]) -> list[HTTPRouteHandler]:
     """The routes of the page. `scope_of` says what a request may do."""
 
-    async def ask(question: Callable[[Queries], T]) -> T:
-        return await sync_to_thread(service.read, question)
+    async def open_page(
+        request: Request[Any, Any, Any],
+        name: str,
+        question: Callable[[Queries], dict[str, Any]],
+        *,
+        wait: bool = True,
+        **values: Any,
+    ) -> Response[str]:
+        scope = scope_of(request)
+        # Writing a page takes longer than the event loop has: callbacks come in on it.
+        return await sync_to_thread(
+            lambda: pages.render(name, scope=scope, **values, **service.read(question, wait=wait))
+        )
 
     def named(room_id: str) -> str:
         return room_id.removeprefix("~")
@@ -375,15 +387,16 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
         _check_choice("show", show, ("all", "public", "hidden"))
         _check_choice("sort", sort, ("activity", "name"))
         _check_choice("window", window, tuple(WINDOWS_MS))
-        asked = RoomsAsked(q or None, show, sort, read_moment(at), read_moment(known_at), window, cursor or None)
-        view = await ask(lambda it: pages.rooms(it, asked))
-        return pages.render(
+        asked = RoomsAsked(
+            (q or "").strip() or None, show, sort, read_moment(at), read_moment(known_at), window, cursor or None
+        )
+        return await open_page(
+            request,
             "rooms.html",
-            scope=scope_of(request),
+            lambda it: pages.rooms(it, asked),
             asked=asked,
             windows=list(WINDOWS_MS),
             demo=service.settings.demo,
-            **view,
         )
 
     @get("/room/{room_id:str}", opt={"page": True}, include_in_schema=False)
@@ -402,29 +415,28 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
         _check_choice("late", late, ("", "yes", "no"))
         times = [read_moment(text) for text in (at, known_at, a, b)]
         asked = RoomAsked(times[0], times[1], field or None, operator or None, late, cursor or None, times[2], times[3])
-        view = await ask(lambda it: pages.room(it, named(room_id), asked))
-        return pages.render("room.html", scope=scope_of(request), asked=asked, **view)
+        return await open_page(request, "room.html", lambda it: pages.room(it, named(room_id), asked), asked=asked)
 
     @get("/room/{room_id:str}/visibility.csv", opt={"page": True}, include_in_schema=False)
     async def visibility_file(room_id: FromPath[str]) -> Response[str]:
-        answer = await ask(lambda it: it.visibility(named(room_id)))
+        text = await sync_to_thread(
+            lambda: views.visibility_csv(service.read(lambda it: it.visibility(named(room_id))))
+        )
         name = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in named(room_id))
         return Response(
-            views.visibility_csv(answer),
+            text,
             media_type="text/csv",
             headers={"content-disposition": f'attachment; filename="visibility-{name.lstrip(".")}.csv"'},
         )
 
     @get("/event/{event_id:str}", opt={"page": True, "admin": True}, include_in_schema=False)
     async def event_page(request: Request[Any, Any, Any], event_id: FromPath[str]) -> Response[str]:
-        event = await ask(lambda it: it.event(event_id))
-        return pages.render("event.html", scope=scope_of(request), event=event)
+        return await open_page(request, "event.html", lambda it: {"event": it.event(event_id)}, wait=False)
 
     @get("/health", opt={"page": True}, include_in_schema=False)
     async def health_page(request: Request[Any, Any, Any]) -> Response[str]:
         scope = scope_of(request)
-        view = await sync_to_thread(lambda: service.read(lambda it: pages.health(it, scope), wait=False))
-        return pages.render("health.html", scope=scope, **view)
+        return await open_page(request, "health.html", lambda it: pages.health(it, scope), wait=False)
 
     @get("/sign-in", opt={"page": True, "open": True}, include_in_schema=False)
     async def sign_in_page(next_: Annotated[str, QueryParameter(name="next")] = "/") -> Response[str]:
@@ -432,6 +444,7 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
 
     @post("/sign-in", opt={"page": True, "open": True}, include_in_schema=False, status_code=200)
     async def sign_in(request: Request[Any, Any, Any]) -> Response[str]:
+        _refuse_other_sites(request)
         form = await _read_form(request)
         where = _own_path(form.get("next", "/"))
         scope = sessions.scope_of_token(form.get("token", "").strip().encode(), service.settings.secrets)
@@ -441,7 +454,8 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
         return Response("", status_code=303, headers={"location": where, "set-cookie": cookie})
 
     @post("/sign-out", opt={"page": True, "open": True}, include_in_schema=False, status_code=303)
-    async def sign_out() -> Response[str]:
+    async def sign_out(request: Request[Any, Any, Any]) -> Response[str]:
+        _refuse_other_sites(request)
         return Response("", status_code=303, headers={"location": "/", "set-cookie": sessions.end_cookie()})
 
     static = {path.name: path.read_bytes() for path in (FOLDER / "static").iterdir()}
@@ -474,6 +488,15 @@ def _own_path(path: str) -> str:
     """A path on this server to go on to; the list of rooms if it is anything else."""
     own = path.startswith("/") and path[1:2] not in ("/", "\\")
     return path if own and path.isascii() and path.isprintable() else "/"
+
+
+def _refuse_other_sites(request: Request[Any, Any, Any]) -> None:
+    """Nobody is signed in or out by a form on somebody else's page."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "null")
+    # Our own pages send no referrer, and with that no origin; browsers say where a form stood in another header.
+    others = origin not in ("null", "") and origin.partition("://")[2] != request.headers.get("host", "")
+    if site not in ("same-origin", "none") if site is not None else others:
+        raise PermissionDeniedException("this form was sent from another site")
 
 
 async def _read_form(request: Request[Any, Any, Any]) -> dict[str, str]:

@@ -81,7 +81,7 @@ class Projector:
                 self._follow()
             except _Stopping:
                 return
-            except (*db.UNREADABLE, db.NewerSchema) as error:
+            except (*db.UNREADABLE, db.NewerSchema, db.NoData, OSError) as error:
                 self._unchecked |= db.tells_of_a_fault(error)
                 self._say_waiting(error)
                 time.sleep(_RETRY_S)

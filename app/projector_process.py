@@ -17,7 +17,7 @@ from app.projector import WAKE, WANT, Report
 from app.settings import PREFIX
 
 _RETRY_S = 1.0
-_STOP_S = 30.0
+_STOP_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,10 @@ class ProjectorProcess:
             self._stopping = True
             if self._process is not None and self._process.stdin is not None:
                 self._process.stdin.close()
-        self._thread.join()
+        self._thread.join(_STOP_S)
+        if self._thread.is_alive() and self._process is not None:  # it stands still; what it had not written is redone
+            self._process.kill()
+            self._thread.join()
 
     def wake(self) -> None:
         """Say that the log has grown."""
@@ -116,7 +119,12 @@ class ProjectorProcess:
         with process:
             assert process.stdout is not None
             for line in process.stdout:
-                self._take(msgspec.json.decode(line, type=Report))
+                try:
+                    report = msgspec.json.decode(line, type=Report)
+                except msgspec.MsgspecError:
+                    _log.error("the projector said something that is no report")  # it died in the middle of one
+                    continue
+                self._take(report)
             try:
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:

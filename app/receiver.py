@@ -108,7 +108,7 @@ class Receiver:
     def _store_meanwhile(self, item: Arrival | Rejection) -> None:
         """Store a callback that is answered without waiting for that."""
         try:
-            self._commits.submit(item).add_done_callback(self._note_stored)
+            self._commits.submit(item, patient=True).add_done_callback(self._note_stored)
         except Refusal as refusal:
             self._note_unstored(refusal)
 

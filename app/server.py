@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import cast
 
 import uvicorn
@@ -33,6 +34,10 @@ class _Server(uvicorn.Server):
         self._bell = bell
         self._on_started = on_started
         self._cutter: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  as uvicorn has it
+        """Stop, once: uvicorn would take a second Ctrl-C for leave to leave threads and files behind."""
+        self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -35,13 +35,19 @@ class Service:
         self.metrics = Metrics()
         self.data_dir = DataDir(settings.data)
         self.projector = ProjectorProcess(self.data_dir, self.metrics)
-        self.commits = GroupCommit(self.data_dir.open_log, self.metrics, self.projector.wake, self.data_dir.need_room)
+        self.commits = GroupCommit(
+            lambda: self.data_dir.open_own_log(settings.sdk_app_id),
+            self.metrics,
+            self.projector.wake,
+            self.data_dir.check_before_commit,
+        )
         per_s = settings.rate_limit_per_s
         limit = RateLimit(DEFAULT_RATE_LIMIT_PER_S if per_s is None else per_s, everyone=per_s is not None)
         self.rate_limit = limit
         self.receiver = Receiver(
             settings.sdk_app_id, settings.secrets.callback_tokens, self.commits, self.metrics, limit
         )
+        self._stopping = False
         self._readers: queue.LifoQueue[tuple[Queries, tuple[int, int] | None] | None] = queue.LifoQueue()
 
     def start(self) -> None:
@@ -58,10 +64,13 @@ class Service:
 
         The writers close last: the last connection to close a database tidies its WAL away, and a reader cannot.
         """
+        self._stopping = True
         for _ in range(_READERS):
             reader = self._readers.get()
             if reader is not None:
                 reader[0].close()
+        for _ in range(_READERS):
+            self._readers.put(None)  # who waits for one is told that the server stops
         self.projector.stop()
         self.commits.stop()
 
@@ -118,14 +127,18 @@ class Service:
         except queue.Empty:
             raise MustWait from None
         try:
+            if self._stopping:
+                raise Unavailable("the server stops")
             file = self.data_dir.read_models_file()
+            if not block and (reader is None or reader[1] != file):
+                raise MustWait  # opening a database is no work for an event loop
             if reader is not None and reader[1] != file:
                 reader[0].close()
                 reader = None
             if reader is None:
                 reader = (self.data_dir.open_queries(), file)
             yield reader[0]
-        except (*db.UNREADABLE, db.NoData) as error:
+        except (*db.UNREADABLE, db.NoData, OSError) as error:
             if reader is not None:
                 reader[0].close()
             reader = None  # the next one opens it anew

@@ -16,7 +16,7 @@ from app.service import MustWait, Service
 from app.times import BadTime, parse_time
 
 _PREFIX = "/rooms/"
-_TIMES = {"as_of", "known_at"}
+_AS_OF = "as_of"  # a known_at may have to fold a whole history, which is no work for an event loop
 
 
 class Shortcut:
@@ -58,10 +58,10 @@ class Shortcut:
     def _read(self, room_id: str, query_string: bytes) -> Room | None:
         pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
         given = dict(pairs)
-        if len(given) < len(pairs) or not given.keys() <= _TIMES:
+        if len(given) < len(pairs) or not given.keys() <= {_AS_OF}:
             return None
         try:
-            times = {name: parse_time(text) for name, text in pairs}
-            return self._service.read_at_once(lambda it: it.room(room_id, times.get("as_of"), times.get("known_at")))
+            as_of = parse_time(given[_AS_OF]) if given else None
+            return self._service.read_at_once(lambda it: it.room(room_id, as_of))
         except (BadTime, NotFound, Unavailable, MustWait):
             return None

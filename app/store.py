@@ -5,6 +5,7 @@ event order (event_time_ms, event_id).
 """
 
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -32,8 +33,8 @@ class Arrival(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """How long its body is, in characters."""
-        return len(self.callback.body)
+        """How much memory its body takes, in bytes."""
+        return sys.getsizeof(self.callback.body)
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -148,9 +149,10 @@ def _history_of(rows: Iterable[tuple[Any, ...]]) -> History:
 class EventStore:
     """The log behind one connection. Not for use by two threads at a time."""
 
-    def __init__(self, conn: db.Connection, right: IO[str] | None = None) -> None:
-        """`right`: a file that is held open as long as the connection."""
+    def __init__(self, conn: db.Connection, right: IO[str] | None = None, file: tuple[int, int] | None = None) -> None:
+        """`right`: a file that is held open as long as the connection. `file`: which one this is, device and number."""
         self.conn = conn
+        self.file = file
         self._right = right
 
     def close(self) -> None:
@@ -247,7 +249,8 @@ class EventStore:
             [(r.received_at_ms, r.reason, r.client_ip, r.platform, r.body) for r in rejections],
         )
         self.conn.execute(
-            "DELETE FROM rejected WHERE id <= (SELECT id FROM rejected ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            "DELETE FROM rejected WHERE id <="
+            " (SELECT id FROM rejected INDEXED BY rejected_by_id ORDER BY id DESC LIMIT 1 OFFSET ?)",
             (MAX_REJECTED,),
         )
 

@@ -39,6 +39,7 @@ def verify(log: EventStore, models: ReadModels, progress: Progress = no_progress
             or _verify_file(models.conn, "read_models.db")
             or verify_chain(log, progress)
             or _verify_read_models(log, models, progress)
+            or _verify_schema(log, missing=True)  # what somebody did without the guards is told before that
         )
     except db.UNREADABLE as error:
         return Difference("database", f"cannot be read: {error}")
@@ -64,15 +65,20 @@ def _verify_file(conn: db.Connection, name: str) -> Difference | None:
     return None if answer == "ok" else Difference(name, f"SQLite's integrity check says: {answer}")
 
 
-def _verify_schema(log: EventStore) -> Difference | None:
-    name = db.spoilt_schema(log.conn)
+def _verify_schema(log: EventStore, *, missing: bool = False) -> Difference | None:
+    name = db.spoilt_schema(log.conn, missing=missing)
     return None if name is None else Difference("events.db", f"its {name} is not as it was made")
 
 
 def verify_log(log: EventStore, progress: Progress = no_progress) -> Difference | None:
     """Check a log alone, without any read models: its file, ids, chain and columns."""
     try:
-        return _verify_file(log.conn, "events.db") or _verify_schema(log) or verify_chain(log, progress)
+        return (
+            _verify_file(log.conn, "events.db")
+            or _verify_schema(log)
+            or verify_chain(log, progress)
+            or _verify_schema(log, missing=True)
+        )
     except db.UNREADABLE as error:
         return Difference("database", f"cannot be read: {error}")
 

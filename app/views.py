@@ -101,8 +101,8 @@ def place(at_ms: int, from_ms: int, to_ms: int) -> float:
     return round(min(1.0, max(0.0, (at_ms - from_ms) / (to_ms - from_ms))) * SCALE, 2)
 
 
-def spells_of(intervals: Iterable[Interval], from_ms: int, to_ms: int) -> list[Spell]:
-    """Intervals drawn to scale in a window; the open one ends with it."""
+def spells_of(intervals: Iterable[Interval], from_ms: int, to_ms: int, open_until_ms: int | None = None) -> list[Spell]:
+    """Intervals drawn to scale in a window; the open one ends with it, but lasts until a time if one is given."""
     spells = []
     for interval in intervals:
         end_ms = to_ms if interval.to_ms is None else min(interval.to_ms, to_ms)
@@ -110,7 +110,8 @@ def spells_of(intervals: Iterable[Interval], from_ms: int, to_ms: int) -> list[S
         if end_ms < begin_ms:
             continue
         x, end = place(begin_ms, from_ms, to_ms), place(end_ms, from_ms, to_ms)
-        duration_ms = end_ms - begin_ms
+        last_ms = open_until_ms if open_until_ms is not None and interval.to_ms is None else end_ms
+        duration_ms = max(0, last_ms - begin_ms)
         word = "public" if interval.public else "hidden"
         until = "still so, open end" if interval.to_ms is None else f"to {format_time(interval.to_ms)}"
         label = f"{word} from {format_time(interval.from_ms)} {until}, {format_duration(duration_ms)}"
@@ -133,6 +134,12 @@ def ticks_of(changes: Iterable[Change], from_ms: int, to_ms: int) -> list[Tick]:
         for change in changes
     ]
     return ticks[::-1]
+
+
+def name_of(room: Room) -> str | None:
+    """A room's name, None if it has none."""
+    values = _values_of(room)
+    return text_of(values[_NAME]) if _NAME in values else None
 
 
 def fields_of(room: Room, platforms: dict[str, str | None]) -> list[FieldView]:

@@ -41,6 +41,7 @@ from app.times import BadTime, parse_time
 
 STREAM_COMMENT_S = 15.0
 _STREAM_BATCH = 100
+_MAX_STREAMS = 200  # each has a look at the log whenever it grows
 _MAX_FORM_BYTES = 4096  # signing in is all that sends one
 
 _log = logging.getLogger(__name__)
@@ -103,6 +104,8 @@ class Bell:
 
     def __init__(self) -> None:
         self.stopping = False
+        self.streams = 0
+        """How many streams wait for it."""
         self._next = asyncio.Event()
 
     def next_ring(self) -> asyncio.Event:
@@ -131,7 +134,7 @@ def create_app(service: Service, bell: Bell) -> ASGIApp:
             await app(scope, receive, send)  # the server's start and end
             return
         # Routing, guards and an exception handler cost more than checking and storing a callback does.
-        callback = scope["path"] == "/callbacks"
+        callback = scope["path"] in ("/callbacks", "/callbacks/")  # a slash too many is not to cost a callback
         if (refusal := gate.check(scope, callback=callback)) is not None:
             await refusal.send(send)
         elif callback:
@@ -246,6 +249,8 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
             if not (resumed.isascii() and resumed.isdigit() and len(resumed) < 19):
                 raise queries.BadQuestion("Last-Event-ID is not a position")
             after = int(resumed)
+        if bell.streams >= _MAX_STREAMS:
+            raise queries.Unavailable(f"{_MAX_STREAMS} event streams are open already")
         head = await ask(lambda it: it.log.head().position, wait=False)
         if after is None:
             after = head
@@ -288,7 +293,11 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         responses={503: ResponseSpec(Readiness, description="They do not.", generate_examples=False)},
     )
     async def readyz(request: Request[Any, Any, Any]) -> Response[Readiness]:
-        found = await ask(lambda it: it.status(), wait=False)
+        told = _scope_of(request, service.settings.secrets) is not None  # errors may quote what is in the rooms
+        try:
+            found = await ask(lambda it: it.status(), wait=False)
+        except queries.Unavailable as error:
+            return Response(Readiness(False, {}, {}, str(error) if told else _UNTOLD), status_code=503)
         lag = {name: projection.lag for name, projection in found.projections.items()}
         stopped = {
             name: projection.error for name, projection in found.projections.items() if projection.error is not None
@@ -297,7 +306,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         # Some lag is the life of a busy receiver; not ready is what a reader would have to wait for.
         caught_up = await sync_to_thread(service.wait_for, found.head, 1.0)
         ready = caught_up and not stopped and failure is None
-        if _scope_of(request, service.settings.secrets) is None:  # errors may quote what is in the rooms
+        if not told:
             stopped = dict.fromkeys(stopped, _UNTOLD)
             failure = failure and _UNTOLD
         return Response(Readiness(ready, lag, stopped, failure), status_code=200 if ready else 503)
@@ -348,20 +357,24 @@ def _time(text: str | None) -> int | None:
 
 async def _stream_changes(service: Service, bell: Bell, position: int) -> AsyncIterator[bytes]:
     """Send room updates as they are projected, a comment every 15 s, until the client or the server goes."""
-    yield b": room updates follow\n\n"
-    while not bell.stopping:
-        ring = bell.next_ring()
-        changes, read_up_to = await sync_to_thread(_read_changes, service, position)
-        for change in changes:
-            yield b"id: %d\nevent: room-updated\ndata: %s\n\n" % (change.position, msgspec.json.encode(change))
-        if read_up_to > position:
-            position = read_up_to
-            continue
-        try:
-            async with asyncio.timeout(STREAM_COMMENT_S):
-                await ring.wait()
-        except TimeoutError:
-            yield b": still here\n\n"
+    bell.streams += 1
+    try:
+        yield b": room updates follow\n\n"
+        while not bell.stopping:
+            ring = bell.next_ring()
+            changes, read_up_to = await sync_to_thread(_read_changes, service, position)
+            for change in changes:
+                yield b"id: %d\nevent: room-updated\ndata: %s\n\n" % (change.position, msgspec.json.encode(change))
+            if read_up_to > position:
+                position = read_up_to
+                continue
+            try:
+                async with asyncio.timeout(STREAM_COMMENT_S):
+                    await ring.wait()
+            except TimeoutError:
+                yield b": still here\n\n"
+    finally:
+        bell.streams -= 1
 
 
 def _read_changes(service: Service, position: int) -> tuple[list[queries.RoomChange], int]:
@@ -393,13 +406,12 @@ def _bearer_guard(secrets: Secrets) -> Guard:
 
 def _scope_of(connection: ASGIConnection[Any, Any, Any, Any], secrets: Secrets) -> str | None:
     """What a request may do: `admin`, `read`, or None for nothing. Programs send a bearer token, browsers a session."""
+    if secrets.api_token is None:
+        return sessions.ADMIN
     scheme, _, given = connection.headers.get("authorization", "").partition(" ")
-    if given and scheme.lower() != "bearer":
-        return None
-    scope = sessions.scope_of_token(given.strip().encode("latin-1", "replace"), secrets)
-    if scope is None and not given:
-        scope = sessions.scope_of_cookie(connection.headers.get("cookie", ""), secrets)
-    return scope
+    if scheme.lower() == "bearer":
+        return sessions.scope_of_token(given.strip().encode("latin-1", "replace"), secrets)
+    return sessions.scope_of_cookie(connection.headers.get("cookie", ""), secrets)
 
 
 async def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:

@@ -107,12 +107,17 @@ def test_the_addresses_that_are_remembered_are_bounded_and_the_busy_one_stays(mo
     limit = RateLimit(1, clock=Clock())
     assert allowed(limit, 50) == 5
     for number in range(5000):
-        limit.allows(asked_by(f"2001:db8::{number:x}"))
+        limit.allows(asked_by(f"2001:db8:0:{number:x}::1"))
         assert allowed(limit, 1) == 0  # who asks all the time is not forgotten
         assert len(limit._buckets) <= 100
     for number in range(100):
-        limit.allows(asked_by(f"2001:db8:1::{number:x}"))
+        limit.allows(asked_by(f"2001:db8:1:{number:x}::1"))
     assert allowed(limit, 50) == 5  # who does not is, and begins anew
+
+
+def test_a_network_of_ipv6_addresses_is_one_asker() -> None:
+    limit = RateLimit(1, clock=Clock())
+    assert [limit.allows(asked_by(f"2001:db8::{number:x}")) for number in range(6)] == [True] * 5 + [False]
 
 
 # ---- a running server ----

@@ -1288,7 +1288,7 @@ def test_the_api_opens_to_a_session_too_for_the_scripts_of_the_page(member: tupl
         assert client.get(path).status_code == (200 if scope == "admin" else 403)
 
 
-@pytest.mark.parametrize("authorization", ["Bearer wrong", "Basic eDp5", f"Bearer {ADMIN_TOKEN}x", "Bearer \xff"])
+@pytest.mark.parametrize("authorization", ["Bearer wrong", f"Bearer {ADMIN_TOKEN}x", "Bearer \xff"])
 def test_a_wrong_bearer_is_refused_even_with_a_session(member: tuple[str, httpx.Client], authorization: str) -> None:
     header = [(b"authorization", authorization.encode("latin-1"))]
     assert member[1].get("/rooms", headers=header).status_code == 401

@@ -169,7 +169,7 @@ def test_a_file_system_turns_read_only_and_is_repaired_while_the_server_runs(dis
     count = rounds(1, 5)
     refused = 0
     slowest_s = 0.0
-    data = disk.path / "data"
+    data = disk.path
     with Victim(data) as victim, no_traceback(victim):
         batches = Batches(victim)
         for _ in range(count):
@@ -200,7 +200,7 @@ def test_files_that_may_not_be_written_any_more_and_may_again(disk: LoopDisk) ->
     count = rounds(2, 20)
     refused = 0
     slowest_s = 0.0
-    data = disk.path / "data"
+    data = disk.path
     with Victim(data) as victim, no_traceback(victim):
         batches = Batches(victim)
         for _ in range(count):

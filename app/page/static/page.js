@@ -53,6 +53,7 @@ async function fetchPage(url) {
   if (fetching) fetching.abort();
   const mine = fetching = new AbortController();
   const answer = await fetch(url, { signal: mine.signal, headers: { accept: "text/html" } });
+  if (answer.redirected) { location.reload(); throw new DOMException("", "AbortError"); }  // the session is over
   if (!answer.ok) throw new Error(`${answer.status}`);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   if (mine.signal.aborted) throw new DOMException("", "AbortError");
@@ -83,22 +84,27 @@ const live = document.querySelector("[data-live]");
 function listen(onChange) {
   const source = new EventSource(`/events/stream?after=${live.dataset.head}`);
   source.addEventListener("open", () => { said.textContent = "live"; });
-  source.addEventListener("error", () => { said.textContent = "reconnecting…"; });
+  source.addEventListener("error", () => {
+    said.textContent = source.readyState === EventSource.CLOSED ? "not live any more: reload the page" : "reconnecting…";
+  });
   source.addEventListener("room-updated", (event) => onChange(JSON.parse(event.data)));
   addEventListener("pagehide", () => source.close());
 }
 
 // Runs `work` soon, once for all calls that come meanwhile.
 function gathered(work) {
-  let waiting = false;
-  return () => {
-    if (waiting) return;
+  let [waiting, again] = [false, false];
+  const start = () => {
+    if (waiting) { again = true; return; }
     waiting = true;
     setTimeout(async () => {
-      waiting = false;
+      again = false;
       try { await work(); } catch (error) { if (error.name !== "AbortError") said.textContent = "could not refresh"; }
+      waiting = false;
+      if (again) start();
     }, SETTLE_MS);
   };
+  return start;
 }
 
 function rooms() {
@@ -244,8 +250,8 @@ function room() {
   const refresh = gathered(async () => {
     if (!isNow(at) || !isNow(known)) { said.textContent = "new changes came: back to now shows them"; return; }
     const page = await fetchPage(address());
-    const fresh = page.getElementById("room").dataset.end;
-    for (const slider of [at, known]) { slider.max = fresh; slider.value = fresh; }
+    const fresh = page.getElementById("room").dataset;
+    for (const [slider, end] of [[at, fresh.end], [known, fresh.knownEnd]]) { slider.max = end; slider.value = end; }
     for (const part of ["#moment", "#visibility", "#history", "#timeline"]) take(page, part);
     dress();
   });
