@@ -1,0 +1,87 @@
+"""Row 6 goes on: the log's file or its directory goes away under a running server. And ends that are not tidy."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from conftest import body_of
+
+from app.tencent import decode
+from faults.lib import Sent, Victim, assert_exact, now_ms, report, wait_until
+
+
+def send(victim: Victim, sent: Sent, number: int) -> int:
+    """Send a callback; the status of its answer."""
+    body = body_of(f"room-{number}", now_ms(), RoomName=f"Name {number}")
+    status, _ = victim.post(body)
+    sent.answers.setdefault(decode(body, now_ms()).event_id, []).append(status)
+    return status
+
+
+def is_red(victim: Victim) -> bool:
+    status, answer = victim.get("/readyz")
+    return status == 503 and b'"ready":false' in answer
+
+
+def test_a_log_that_was_removed_takes_no_callback(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with Victim(data) as victim:
+        assert send(victim, Sent(), 1) == 200
+        for file in data.glob("events.db*"):
+            file.unlink()
+        answers = [send(victim, Sent(), number) for number in range(2, 7)]
+        assert answers == [503] * 5
+        wait_until(lambda: is_red(victim))
+        assert not (data / "events.db").exists(), "a new log was begun in the place of the one that is gone"
+        assert "Traceback" not in victim.logs()
+        victim.stop()
+    report(6, "the log's file is removed under a running server", "5 callbacks", "0", "all 5; readiness red")
+
+
+def test_a_directory_that_was_moved_away_is_not_begun_anew_and_is_taken_again_when_it_is_back(tmp_path: Path) -> None:
+    data, away, sent = tmp_path / "data", tmp_path / "away", Sent()
+    with Victim(data) as victim:
+        assert send(victim, sent, 1) == 200
+        data.rename(away)
+        assert send(victim, sent, 2) == 503
+        data.mkdir()  # as a mount point without its disk
+        assert [send(victim, sent, number) for number in range(3, 6)] == [503] * 3
+        assert list(data.glob("events.db*")) == []
+        for file in data.iterdir():
+            file.unlink()
+        data.rmdir()
+        away.rename(data)
+        wait_until(lambda: send(victim, sent, 6) == 200)
+        victim.stop()
+    found = assert_exact(data, sent)
+    report(6, "the data directory is moved away and comes back", f"{found.answered_ok} answered OK", "0", "4 or more")
+
+
+def test_a_second_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    sent = Sent()
+    with Victim(tmp_path / "data") as victim:
+        assert send(victim, sent, 1) == 200
+        for _ in range(3):
+            victim.process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        assert victim.stop() == 0
+        assert "Traceback" not in victim.logs()
+    assert_exact(tmp_path / "data", sent)
+
+
+def test_a_projector_that_stands_still_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    sent = Sent()
+    with Victim(tmp_path / "data") as victim:
+        assert send(victim, sent, 1) == 200
+        threads = Path(f"/proc/{victim.process.pid}/task").glob("*/children")
+        children = [child for file in threads for child in file.read_text().split()]
+        (projector,) = [
+            int(child) for child in children if b"app.projector" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+        os.kill(projector, signal.SIGSTOP)
+        assert send(victim, sent, 2) == 200
+        assert victim.stop() == 0
+        assert not Path(f"/proc/{projector}").exists()
+    assert_exact(tmp_path / "data", sent)
+    report(9, "SIGTERM while the projector stands still", "1 time", "0", "0")
