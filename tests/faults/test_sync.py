@@ -216,7 +216,7 @@ def test_slow_syncs_make_larger_batches_and_nothing_is_refused(tmp_path: Path, s
     sizes: list[float] = []
     with Victim(data, env=syncs.env) as victim, no_traceback(victim):
         batches = Batches(victim, threads=100)
-        for slow, count in ((False, rounds(300, 4000)), (True, rounds(150, 4000))):
+        for slow, count in ((False, rounds(150, 4000)), (True, rounds(150, 4000))):
             if slow:
                 syncs.take(milliseconds)
             hits, before = syncs.hits(), _commits(victim)
