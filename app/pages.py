@@ -387,9 +387,7 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
         _check_choice("show", show, ("all", "public", "hidden"))
         _check_choice("sort", sort, ("activity", "name"))
         _check_choice("window", window, tuple(WINDOWS_MS))
-        asked = RoomsAsked(
-            (q or "").strip() or None, show, sort, read_moment(at), read_moment(known_at), window, cursor or None
-        )
+        asked = RoomsAsked(q or None, show, sort, read_moment(at), read_moment(known_at), window, cursor or None)
         return await open_page(
             request,
             "rooms.html",
