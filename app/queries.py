@@ -6,6 +6,7 @@ moment: the read models in a snapshot, and the log up to the position that they 
 
 import base64
 import time
+from bisect import insort
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice, takewhile
@@ -342,11 +343,22 @@ class Queries:
     def _latest(self, cut: Cut, needle: str | None) -> Iterator[Key]:
         """Rooms with the time of their last update in the cut, the latest first."""
         if cut != Cut(self._positions["current_room"]):
-            as_of_ms = _MAX_TIME_MS if cut.as_of_ms is None else cut.as_of_ms
-            yield from self.log.last_times(upto=cut.upto, as_of_ms=as_of_ms)
+            yield from self._latest_in_log(cut)
         else:
             plain = needle is not None and needle.isascii() and needle.isprintable() and not set(needle) & set('"\\')
             yield from self.models.latest_rooms(needle if plain else None)
+
+    def _latest_in_log(self, cut: Cut) -> Iterator[Key]:
+        """The same, from the log: a room's last event is at or behind its last update, and much sooner found."""
+        as_of_ms = _MAX_TIME_MS if cut.as_of_ms is None else cut.as_of_ms
+        ready: list[Key] = []  # whose last updates are known, the latest at the end
+        for bound in self.log.last_times(upto=cut.upto, as_of_ms=as_of_ms):
+            while ready and ready[-1] >= bound:
+                yield ready.pop()
+            time_ms = self.log.last_update_ms(bound[1], upto=cut.upto, as_of_ms=as_of_ms)
+            if time_ms is not None:
+                insort(ready, (time_ms, bound[1]))
+        yield from reversed(ready)
 
     def _is_public(self, room_id: str, cut: Cut) -> bool | None:
         intervals = self._rows("visibility", room_id, cut)

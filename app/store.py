@@ -436,9 +436,9 @@ class EventStore:
         return (row[0], row[1], received[0], received[1])
 
     def last_times(self, *, upto: int, as_of_ms: int = _MAX_TIME_MS) -> list[tuple[int, str]]:
-        """When each room had its last update at positions <= upto that happened at or before a time, the latest first.
+        """When each room had its last event at positions <= upto that happened at or before a time, the latest first.
 
-        Jumps through the index from room to room: what it costs is rooms, and what came behind their last updates.
+        Jumps through the index from room to room, without a look at any body: what it costs is rooms, not events.
         """
         return self.conn.execute(
             """
@@ -450,15 +450,27 @@ class EventStore:
             ), last (event_time_ms, room_id) AS (
                 SELECT (
                     SELECT event_time_ms FROM events INDEXED BY events_by_room
-                    WHERE room_id = rooms.room_id AND event_time_ms <= ? AND position <= ? AND command = ?
+                    WHERE room_id = rooms.room_id AND event_time_ms <= ? AND position <= ?
                     ORDER BY event_time_ms DESC LIMIT 1
                 ), room_id FROM rooms WHERE room_id IS NOT NULL
             )
             SELECT event_time_ms, room_id FROM last WHERE event_time_ms IS NOT NULL
             ORDER BY event_time_ms DESC, room_id DESC
             """,
-            (as_of_ms, upto, UPDATE_ROOM_INFO),
+            (as_of_ms, upto),
         ).fetchall()
+
+    def last_update_ms(self, room_id: str, *, upto: int, as_of_ms: int = _MAX_TIME_MS) -> int | None:
+        """When a room had its last update at positions <= upto that happened at or before a time; None without any."""
+        found: int | None = self._value(
+            "SELECT event_time_ms FROM events INDEXED BY events_by_room WHERE room_id = ? AND event_time_ms <= ?"
+            " AND position <= ? AND command = ? ORDER BY event_time_ms DESC LIMIT 1",
+            room_id,
+            as_of_ms,
+            upto,
+            UPDATE_ROOM_INFO,
+        )
+        return found
 
     def rejected_count(self) -> int:
         """How many bodies are in quarantine."""
