@@ -190,6 +190,7 @@ def test_spells_are_drawn_to_scale_with_their_times(show: Opener, server: Server
     first = spells.first
     first.focus()
     expect(first).to_be_focused()
+    expect(page.locator("#spell")).to_have_text(first.get_attribute("aria-label") or "no label")
     assert "hidden from 2026-03-11T18:59:10.120Z to 2026-03-11T19:30:00.007Z, 30 min 49 s" in (
         first.get_attribute("aria-label") or ""
     )
