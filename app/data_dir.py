@@ -162,10 +162,11 @@ class DataDir:
         return models
 
     def create_read_models(self) -> None:
-        """Make the read models if they are missing. A spoilt file is left to the projector: callbacks are taken
-        meanwhile. Raises db.Error if there can be none."""
+        """Make the read models if they are missing. A spoilt file, or one of a newer version, is left to the projector:
+        callbacks are taken meanwhile. Raises db.Error if there can be none."""
         try:
-            self.open_read_models().close()
+            with suppress(db.NewerSchema):
+                self.open_read_models().close()
         except db.UNREADABLE as error:
             if not self._are_spoilt(error):
                 raise
@@ -195,8 +196,20 @@ class DataDir:
         return _file_at(self.read_models_path)
 
     def open_queries(self) -> Queries:
-        """Open both databases for reading."""
-        return Queries(self.open_log_reader(), ReadModels(db.open_reader(self.read_models_path), ALL))
+        """Open both databases for reading. Raises db.NewerSchema, and what opening raises."""
+        log = self.open_log_reader()
+        try:
+            models = ReadModels(db.open_reader(self.read_models_path), ALL)
+        except BaseException:
+            log.close()
+            raise
+        queries = Queries(log, models)
+        try:
+            models.check_layout()
+        except BaseException:
+            queries.close()
+            raise
+        return queries
 
     def bring_up(self, log: EventStore, models: ReadModels, progress: Progress = no_progress, jobs: int = 1) -> None:
         """Let the read models read the log to its end, after mending them."""

@@ -37,6 +37,8 @@ class Saved(msgspec.Struct, frozen=True):
     key: Key
     max_position: int
     """The highest log position among those events: the state holds for any cut of the log at or behind it."""
+    min_position: int
+    """The lowest log position among those of them that sort behind the saved state before this one."""
     state: Any
 
 
@@ -53,7 +55,7 @@ class Run(msgspec.Struct):
 
 def start(projection: Projection) -> Saved:
     """The state of a room before its first event."""
-    return Saved(0, BEFORE_ALL, 0, projection.initial)
+    return Saved(0, BEFORE_ALL, 0, 0, projection.initial)
 
 
 def row_key(row: Any) -> tuple[Any, ...]:
@@ -85,8 +87,11 @@ def fold(name: str, projection: Projection, room_id: str, saved: Saved, history:
             else:
                 for event in events[begin:end]:
                     state = apply(state, event)
-            max_position = max(last.max_position, *positions[begin:end])
-            last = Saved(last.events + end - begin, events[end - 1].key, max_position, state)
+            folded = positions[begin:end]
+            max_position, min_position = max(last.max_position, *folded), min(folded)
+            if last.events % STEP:
+                min_position = min(min_position, last.min_position)
+            last = Saved(last.events + end - begin, events[end - 1].key, max_position, min_position, state)
             if last.events % STEP == 0:
                 saves.append(last)
             begin = end

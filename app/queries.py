@@ -483,15 +483,42 @@ class Queries:
 
     def _late_positions(self, room_id: str, records: list[Record]) -> set[int]:
         """Which of some updates, newest first, arrived after an update that sorts behind them."""
-        if not records:
-            return set()
-        overtakers = self.log.overtakers(
-            room_id,
-            behind=records[-1].key,
-            before=max(record.position for record in records),
+        late: set[int] = set()
+        overtaker = (_MAX_TIME_MS, BEFORE_ALL)
+        by_arrival = sorted(records, key=lambda record: record.position)
+        while by_arrival:
+            record = by_arrival[-1]
+            if overtaker[0] >= record.position or overtaker[1] <= record.key:  # it has not overtaken this one too
+                found = self._overtaker_of(room_id, record)
+                if found is None:
+                    break
+                overtaker = found
+            late.add(by_arrival.pop().position)
+        if by_arrival:
+            # What came before the last of these sorts before it: whatever has overtaken the others stands among them.
+            in_time = by_arrival[-1]
+            others = [record for record in records if record.position not in late]
+            late |= self._late_among(room_id, others, in_time)
+        return late
+
+    def _overtaker_of(self, room_id: str, late: Record) -> tuple[int, Key] | None:
+        """An update that came before another and sorts behind it, None if there is none."""
+        for begin_ms, until_ms in self.models.parts_from_before("current_room", room_id, late.key, late.position):
+            behind = max(late.key, (begin_ms, ""))
+            for found in self.log.overtakers(room_id, behind=behind, before=late.position, until_ms=until_ms):
+                return found
+        return None
+
+    def _late_among(self, room_id: str, records: list[Record], in_time: Record) -> set[int]:
+        """The same, for updates of which the one that came last was in time."""
+        overtakers = sorted(
+            self.log.overtakers(
+                room_id, behind=records[-1].key, before=in_time.position, until_ms=in_time.event_time_ms
+            ),
+            key=lambda overtaker: overtaker[1],
+            reverse=True,
         )
-        overtakers.sort(key=lambda overtaker: overtaker[1], reverse=True)
-        late, earliest, i = set(), _MAX_TIME_MS, 0
+        late, earliest, i = set(), in_time.position, 0
         for record in records:
             while i < len(overtakers) and overtakers[i][1] > record.key:
                 earliest = min(earliest, overtakers[i][0])

@@ -19,6 +19,9 @@ from app.store import GENESIS
 from projections import Projection
 
 _CHECKPOINTS = "projections"
+_LAYOUT = 1
+"""Raise it when the columns beside those of the rows change; a file of a lower one is begun anew."""
+_STATE_COLUMNS = "event_time_ms, event_id, events, max_position, min_position, state"
 _MAX_INTEGER = 2**63 - 1
 _COMPRESSION = 1  # states are half the size for a tenth of the time that folding them took
 _MAX_HEADS = 4096  # rooms that are remembered, of each projection: those last written
@@ -62,8 +65,9 @@ class ReadModels:
         self.conn.close()
 
     def create(self) -> None:
-        """Make what is missing. A projection that is new here starts at position 0."""
+        """Make what is missing. A projection that is new here starts at position 0. Raises db.NewerSchema."""
         with db.transaction(self.conn):
+            self._begin_layout()
             self.conn.execute(
                 f"CREATE TABLE IF NOT EXISTS {self.prefix}{_CHECKPOINTS} (name TEXT PRIMARY KEY,"
                 " version INTEGER NOT NULL, position INTEGER NOT NULL, chain TEXT NOT NULL, error TEXT)"
@@ -73,6 +77,19 @@ class ReadModels:
                 if self.find_checkpoint(name) is None:
                     self._tables[name].create(self.conn)
                     self.save_checkpoint(name, Checkpoint(projection.VERSION, 0, GENESIS, None))
+
+    def _begin_layout(self) -> None:
+        if self.check_layout() < _LAYOUT:
+            for name in ReadModels(self.conn, {}).table_names():
+                self.conn.execute(f'DROP TABLE "{name}"')
+            self.conn.execute(f"PRAGMA user_version = {_LAYOUT}")
+
+    def check_layout(self) -> int:
+        """Say which layout the file has. Raises db.NewerSchema if it is one that a newer version made."""
+        layout: int = self.conn.execute("PRAGMA user_version").fetchone()[0]
+        if layout > _LAYOUT:
+            raise db.NewerSchema(f"the read models are of layout {layout}, this Roomlapse knows {_LAYOUT}: upgrade it")
+        return layout
 
     def drop(self) -> None:
         """Remove every table with this prefix, those of projections that are no more included."""
@@ -152,24 +169,52 @@ class ReadModels:
 
     def _saved(self, name: str, where: str, *args: Any) -> Saved:
         row = self.conn.execute(
-            "SELECT events, event_time_ms, event_id, max_position, state"
-            f" FROM {self._tables[name].states} WHERE room_id = ? AND {where}"
+            f"SELECT {_STATE_COLUMNS} FROM {self._tables[name].states} WHERE room_id = ? AND {where}"
             " ORDER BY event_time_ms DESC, event_id DESC LIMIT 1",
             args,
         ).fetchone()
         if row is None:
             return start(self.projections[name])
-        return Saved(row[0], (row[1], row[2]), row[3], self._tables[name].decode_state(row[4]))
+        return self._tables[name].read_state(row)
 
     def states(self, name: str, room_id: str) -> list[Saved]:
         """All saved states of a room, in event order."""
         rows = self.conn.execute(
-            f"SELECT events, event_time_ms, event_id, max_position, state FROM {self._tables[name].states}"
+            f"SELECT {_STATE_COLUMNS} FROM {self._tables[name].states}"
             " WHERE room_id = ? ORDER BY event_time_ms, event_id",
             (room_id,),
         )
-        decode = self._tables[name].decode_state
-        return [Saved(row[0], (row[1], row[2]), row[3], decode(row[4])) for row in rows]
+        return [self._tables[name].read_state(row) for row in rows]
+
+    def parts_from_before(self, name: str, room_id: str, behind: Key, position: int) -> Iterator[tuple[int, int]]:
+        """The parts of a room's history behind a place in which something stands at a log position before another.
+
+        As the times of their first and last events, in event order; one is from saved state to saved state. What
+        sorts behind the last of those is always given. What is read is a STEP-th of the history.
+        """
+        states = self._tables[name].states
+        yield from self.conn.execute(
+            f"""
+            SELECT coalesce((
+                SELECT event_time_ms FROM {states} AS before WHERE room_id = part.room_id
+                AND (event_time_ms, event_id) < (part.event_time_ms, part.event_id)
+                ORDER BY event_time_ms DESC, event_id DESC LIMIT 1
+            ), :first), event_time_ms FROM {states} AS part
+            WHERE room_id = :room_id AND (event_time_ms, event_id) >= (:time_ms, :event_id)
+            AND min_position < :position ORDER BY event_time_ms, event_id
+            """,
+            {
+                "room_id": room_id,
+                "time_ms": behind[0],
+                "event_id": behind[1],
+                "position": position,
+                "first": -_MAX_INTEGER,
+            },
+        )
+        (last_ms,) = self.conn.execute(
+            f"SELECT max(event_time_ms) FROM {states} WHERE room_id = ?", (room_id,)
+        ).fetchone()
+        yield -_MAX_INTEGER if last_ms is None else last_ms, _MAX_INTEGER
 
     # ---- rows ----
 
@@ -356,7 +401,7 @@ class _Table:
         self.upsert_row = f"INSERT OR REPLACE INTO {self.name} ({self.columns}) VALUES ({marks})"
         self.delete_row = f"DELETE FROM {self.name} WHERE {' AND '.join(f'{column} = ?' for column in self.key)}"
         self.delete_states = f"DELETE FROM {self.states} WHERE room_id = ? AND (event_time_ms, event_id) > (?, ?)"
-        self.insert_state = f"INSERT OR REPLACE INTO {self.states} VALUES (?, ?, ?, ?, ?, ?)"
+        self.insert_state = f"INSERT OR REPLACE INTO {self.states} VALUES (?, ?, ?, ?, ?, ?, ?)"
 
     def create(self, conn: db.Connection) -> None:
         columns = ", ".join(f"{name} {column.sql}" for name, column in self.types.items())
@@ -365,7 +410,8 @@ class _Table:
         conn.execute(f"CREATE TABLE {self.name} ({columns}, PRIMARY KEY ({', '.join(self.key)})) STRICT, WITHOUT ROWID")
         conn.execute(
             f"CREATE TABLE {self.states} (room_id TEXT NOT NULL, event_time_ms INTEGER NOT NULL,"
-            " event_id TEXT NOT NULL, events INTEGER NOT NULL, max_position INTEGER NOT NULL, state BLOB NOT NULL,"
+            " event_id TEXT NOT NULL, events INTEGER NOT NULL, max_position INTEGER NOT NULL,"
+            " min_position INTEGER NOT NULL, state BLOB NOT NULL,"
             " PRIMARY KEY (room_id, event_time_ms, event_id)) STRICT, WITHOUT ROWID"
         )
 
@@ -394,11 +440,13 @@ class _Table:
         end = len(self.key)
         return {line[1:end]: line for line in map(self.write, rows)}
 
-    def decode_state(self, state: bytes) -> Any:
+    def read_state(self, values: tuple[Any, ...]) -> Saved:
+        time_ms, event_id, events, max_position, min_position, state = values
         try:
-            return self._state_decoder.decode(zlib.decompress(state))
+            decoded = self._state_decoder.decode(zlib.decompress(state))
         except (zlib.error, msgspec.MsgspecError) as error:
             raise BadState(f"{self.states} holds a state that cannot be read ({error}): rebuild it") from None
+        return Saved(events, (time_ms, event_id), max_position, min_position, decoded)
 
     def write_state(self, room_id: str, saved: Saved) -> tuple[Any, ...]:
         return (
@@ -406,6 +454,7 @@ class _Table:
             *saved.key,
             saved.events,
             saved.max_position,
+            saved.min_position,
             zlib.compress(msgspec.msgpack.encode(saved.state), _COMPRESSION),
         )
 

@@ -138,7 +138,7 @@ class Service:
             if reader is None:
                 reader = (self.data_dir.open_queries(), file)
             yield reader[0]
-        except (*db.UNREADABLE, db.NoData, OSError) as error:
+        except (*db.UNREADABLE, db.NewerSchema, db.NoData, OSError) as error:
             if reader is not None:
                 reader[0].close()
             reader = None  # the next one opens it anew

@@ -393,31 +393,35 @@ class EventStore:
     ) -> Iterator[Record]:
         """A room's events in event order: those at positions <= upto that sort behind `after`,
         at or before `until`, and happened at or before `as_of_ms`."""
-        where = "room_id = ? AND event_time_ms >= ? AND position <= ?"
-        args: list[Any] = [room_id, after[0], upto]
-        if until is not None:
-            where += " AND event_time_ms <= ?"
-            args.append(until[0])
-        if as_of_ms is not None:
-            where += " AND event_time_ms <= ?"
-            args.append(as_of_ms)
+        latest_ms = min(
+            _MAX_TIME_MS if until is None else until[0],
+            _MAX_TIME_MS if as_of_ms is None else as_of_ms,
+        )  # one bound: of two, SQLite would search the index for the first and go on to the end of the room
         rows = self.conn.execute(
-            f"SELECT {_COLUMNS} FROM events INDEXED BY events_by_room WHERE {where} ORDER BY event_time_ms, event_id",
-            args,
+            f"SELECT {_COLUMNS} FROM events INDEXED BY events_by_room WHERE room_id = ?"
+            " AND event_time_ms >= ? AND event_time_ms <= ? AND position <= ? ORDER BY event_time_ms, event_id",
+            (room_id, after[0], latest_ms, upto),
         )
         for row in rows:
             record = Record(*row)
             if record.key > after and (until is None or record.key <= until):
                 yield record
 
-    def overtakers(self, room_id: str, *, behind: Key, before: int) -> list[tuple[int, Key]]:
-        """Where a room's updates stand that sort behind `behind` but came before a position."""
-        rows = self.conn.execute(
+    def overtakers(
+        self, room_id: str, *, behind: Key, before: int, until_ms: int = _MAX_TIME_MS
+    ) -> Iterator[tuple[int, Key]]:
+        """Where a room's updates stand that sort behind `behind` but came before a position, by event_time_ms.
+
+        Who needs but one reads no more than that.
+        """
+        for position, time_ms, event_id in self.conn.execute(
             "SELECT position, event_time_ms, event_id FROM events INDEXED BY events_by_room"
-            " WHERE room_id = ? AND event_time_ms >= ? AND position < ? AND command = ?",
-            (room_id, behind[0], before, UPDATE_ROOM_INFO),
-        )
-        return [(position, (time_ms, event_id)) for position, time_ms, event_id in rows if (time_ms, event_id) > behind]
+            " WHERE room_id = ? AND event_time_ms >= ? AND event_time_ms <= ? AND position < ? AND command = ?"
+            " ORDER BY event_time_ms",
+            (room_id, behind[0], until_ms, before, UPDATE_ROOM_INFO),
+        ):
+            if (time_ms, event_id) > behind:
+                yield position, (time_ms, event_id)
 
     def span(self, room_id: str) -> tuple[int, int, int, int] | None:
         """The first and last time of a room's events, and those of their receipt; None if there is no event."""

@@ -876,12 +876,15 @@ MODEL_CASES = {
         "busy",
     ),
     "a saved state too many": (
-        "INSERT INTO rooms_states SELECT room_id, event_time_ms + 1, event_id, events, 1, state FROM rooms_states",
+        "INSERT INTO rooms_states SELECT room_id, event_time_ms + 1, event_id, events, 1, 1, state FROM rooms_states",
         "rooms",
         "busy",
     ),
     "a saved state of a room that is too short for one": (
-        "INSERT INTO rooms_states SELECT 'quiet ?#%', event_time_ms, event_id, 7, 1, state FROM rooms_states LIMIT 1",
+        (
+            "INSERT INTO rooms_states SELECT 'quiet ?#%', event_time_ms, event_id, 7, 1, 1, state"
+            " FROM rooms_states LIMIT 1"
+        ),
         "rooms",
         "quiet ?#%",
     ),
@@ -896,7 +899,7 @@ MODEL_CASES = {
         "busy",
     ),
     "a saved state of no room": (
-        "INSERT INTO rooms_states SELECT 'ghost', event_time_ms, event_id, 1, 1, state FROM rooms_states LIMIT 1",
+        "INSERT INTO rooms_states SELECT 'ghost', event_time_ms, event_id, 1, 1, 1, state FROM rooms_states LIMIT 1",
         "rooms",
         "ghost",
     ),

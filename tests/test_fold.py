@@ -135,7 +135,7 @@ def test_no_question_folds_more_than_a_hundred_events() -> None:
 
 
 def test_a_room_starts_before_all_events() -> None:
-    assert start(COUNTING) == Saved(0, BEFORE_ALL, 0, Counted(0))
+    assert start(COUNTING) == Saved(0, BEFORE_ALL, 0, 0, Counted(0))
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,9 @@ def test_a_state_is_saved_every_so_many_events_and_the_last_is_given_besides(len
     assert len(run.saves) == steps
     for number, saved in enumerate(run.saves, start=1):
         events = number * STEP
-        assert saved == Saved(events, (events, f"{events:04}"), events, Counted(events))
-    assert run.last == Saved(length, (length, f"{length:04}"), length, Counted(length))
+        assert saved == Saved(events, (events, f"{events:04}"), events, events - STEP + 1, Counted(events))
+    first = (length - 1) // STEP * STEP + 1
+    assert run.last == Saved(length, (length, f"{length:04}"), length, first, Counted(length))
     assert run.rows == [CountRow("r", length)]
 
 
@@ -178,7 +179,7 @@ def test_no_events_leave_the_state_as_it_was() -> None:
     begin = start(COUNTING)
     assert fold("counting", COUNTING, "r", begin, nothing) == Run(None, [CountRow("r", 0)], [], begin)
     for events in (STEP, STEP + 1):
-        saved = Saved(events, (5, "x"), 9, Counted(events))
+        saved = Saved(events, (5, "x"), 9, 2, Counted(events))
         run = fold("counting", COUNTING, "r", saved, nothing)
         assert run == Run(None, [CountRow("r", events)], [], saved)
         assert run.last is saved
@@ -192,9 +193,21 @@ def test_max_position_is_the_highest_so_far_and_not_the_last() -> None:
     assert (run.last.events, run.last.max_position) == (STEP + 4, 2 * STEP)
     run = fold("counting", COUNTING, "r", start(COUNTING), part(history, 0, 4))
     assert (run.last.events, run.last.max_position) == (4, 12)
-    run = fold("counting", COUNTING, "r", Saved(STEP - 3, (-1, ""), 50, Counted(STEP - 3)), part(history, 0, 5))
+    run = fold("counting", COUNTING, "r", Saved(STEP - 3, (-1, ""), 50, 1, Counted(STEP - 3)), part(history, 0, 5))
     assert [(save.events, save.max_position) for save in run.saves] == [(STEP, 50)]
     assert (run.last.events, run.last.max_position) == (STEP + 2, max(50, 2 * STEP))
+
+
+def test_min_position_is_the_lowest_since_the_saved_state_before() -> None:
+    positions = [7, 3, *range(100, 98 + STEP), *range(500, 500 + STEP)]
+    history = History(positions, [event(number, "x", F="1") for number in range(len(positions))])
+    run = fold("counting", COUNTING, "r", start(COUNTING), history)
+    assert [(save.events, save.min_position) for save in run.saves] == [(STEP, 3), (2 * STEP, 500)]
+    first = fold("counting", COUNTING, "r", start(COUNTING), part(history, 0, STEP + 4)).last
+    assert (first.events, first.min_position) == (STEP + 4, 500)
+    assert fold("counting", COUNTING, "r", first, part(history, STEP + 4, 2 * STEP)).last.min_position == 500
+    second = fold("counting", COUNTING, "r", run.saves[0], part(history, STEP, 2 * STEP)).last
+    assert second == run.last
 
 
 # ---- going on ----
@@ -261,7 +274,7 @@ def test_events_that_do_not_touch_a_growing_row_leave_it() -> None:
     first = fold("logging", LOGGING, "r", start(LOGGING), numbered(1, 3))
     on = fold("logging", LOGGING, "r", first.last, quiet)
     assert (on.first, on.rows) == ((2,), [LogRow("r", 2, "0002")])
-    assert (on.saves, on.last) == ([], Saved(3, (9, "0009"), 9, LogState(2, "0002")))
+    assert (on.saves, on.last) == ([], Saved(3, (9, "0009"), 9, 1, LogState(2, "0002")))
     assert on.last.state is first.last.state
     assert fold("logging", LOGGING, "r", start(LOGGING), quiet).rows == []
 
@@ -281,7 +294,7 @@ def test_the_timeline_goes_on_from_its_last_two_intervals() -> None:
 
 
 def test_a_history_that_begins_before_the_saved_state_trips_the_assert() -> None:
-    saved = Saved(1, (10, "b"), 1, Counted(1))
+    saved = Saved(1, (10, "b"), 1, 1, Counted(1))
     for at, id_ in ((9, "z"), (10, "a"), (10, "b")):
         for history in (History([2], [event(at, id_)]), History([2, 3], [event(at, id_), event(11, "c")])):
             with pytest.raises(AssertionError, match=f"event {id_} is out of event order"):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -397,3 +398,36 @@ def test_updates_are_what_the_histories_are_made_of() -> None:
 
     look()
     assert all(seen.values()), seen
+
+
+def steps_of(connections: list[db.Connection], question: Callable[[], Any]) -> int:
+    """How far SQLite's machine has to go for an answer, in steps of some hundred."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    for conn in connections:
+        conn.set_progress_handler(count, 100)
+    question()
+    for conn in connections:
+        conn.set_progress_handler(None, 0)
+    return steps
+
+
+def test_a_page_of_a_long_past_costs_hardly_more_than_one_of_a_short_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.fold, "STEP", 33)
+    found: dict[int, list[int]] = {}
+    for events in (500, 5000):
+        world = World()
+        bodies = [body_of("r", T0 + 10 * number, N=number) for number in range(events)]
+        bodies += [body_of("r", T0 + 10 * number + 5, N=-number) for number in range(0, events, 50)]
+        world.log.append([Arrival(decode(body, FOREVER_MS), T0 + events) for body in bodies])
+        catch_up_all(world.log, world.models)
+        asked = partial(world.queries.history, "r", limit=20)
+        questions = [asked, *(partial(asked, **{cut: T0 + 2000}) for cut in ("as_of", "to_ms"))]
+        found[events] = [steps_of([world.log.conn, world.models.conn], question) for question in questions]
+        world.queries.close()
+    assert all(long < 2 * short for short, long in zip(found[500], found[5000], strict=True)), found

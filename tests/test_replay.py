@@ -245,6 +245,43 @@ def test_an_older_program_leaves_the_rows_of_a_newer_one_alone(log: EventStore, 
     assert [row.limit_ for row in new.all_rows("members")] == [2]
 
 
+def test_read_models_of_an_older_layout_are_begun_anew(log: EventStore, open_models: Open) -> None:
+    models = open_models(members())
+    add(log, 1, 2)
+    catch_up_all(log, models)
+    models.conn.execute("ALTER TABLE rooms_states DROP COLUMN min_position")
+    models.conn.execute("PRAGMA user_version = 0")
+    again = open_models(members())
+    assert set(positions(again).values()) == {0}
+    catch_up_all(log, again)
+    assert Queries(log, again).room("r").events == 2
+    again.conn.execute("PRAGMA user_version = 99")
+    with pytest.raises(db.NewerSchema, match="layout 99"):
+        open_models(members())
+    assert set(positions(again).values()) == {2}
+
+
+def test_only_the_parts_in_which_something_came_before_are_given_and_what_has_no_saved_state_yet(
+    log: EventStore, open_models: Open
+) -> None:
+    models = open_models(members())
+    first, second = T0 + STEP - 1, T0 + 2 * STEP - 1  # when the last event before each saved state happened
+    add(log, *range(2 * STEP + 5))
+    catch_up_all(log, models)
+
+    def parts(behind_ms: int, position: int) -> list[tuple[int, int]]:
+        return list(models.parts_from_before("current_room", "r", (behind_ms, ""), position))
+
+    begin, end = -(2**63) + 1, 2**63 - 1
+    assert parts(T0 + 3, 4) == [(begin, first), (second, end)]
+    assert parts(T0, 1) == [(second, end)]
+    assert parts(T0 + STEP, STEP + 1) == [(second, end)]
+    assert parts(T0 + STEP, STEP + 2) == [(first, second), (second, end)]
+    assert parts(T0, 10**6) == [(begin, first), (first, second), (second, end)]
+    assert parts(second + 1, 10**6) == [(second, end)]
+    assert list(models.parts_from_before("current_room", "other", (T0, ""), 9)) == [(begin, end)]
+
+
 def test_a_read_never_answers_from_before_what_it_has_to_see(log: EventStore, open_models: Open) -> None:
     models = open_models(members())
     add(log, 1)

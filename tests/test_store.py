@@ -482,15 +482,16 @@ def test_overtakers_came_before_and_sort_behind(history: EventStore) -> None:
         (5, (20, "a")),
     ]
     assert sorted(history.overtakers("r", behind=(20, "a"), before=5)) == [(1, (30, "d")), (4, (20, "z"))]
-    assert history.overtakers("r", behind=(30, "d"), before=99) == []
-    assert history.overtakers("r", behind=(10, "b"), before=2) == [(1, (30, "d"))]
-    assert history.overtakers("r", behind=(10, "b"), before=1) == []
-    assert history.overtakers("q", behind=(10, "a0"), before=9) == [(3, (15, "x1"))]
+    assert list(history.overtakers("r", behind=(30, "d"), before=99)) == []
+    assert list(history.overtakers("r", behind=(10, "b"), before=2)) == [(1, (30, "d"))]
+    assert list(history.overtakers("r", behind=(10, "b"), before=1)) == []
+    assert list(history.overtakers("q", behind=(10, "a0"), before=9)) == [(3, (15, "x1"))]
+    assert list(history.overtakers("r", behind=(10, "a0"), before=5, until_ms=20)) == [(2, (10, "b")), (4, (20, "z"))]
 
 
 def test_only_updates_overtake(store: EventStore) -> None:
     store.append([arrival("a", 30, command="Live.CallbackAfterDestroyRoom"), arrival("b", 20), arrival("c", 10)])
-    assert store.overtakers("r", behind=(10, "c"), before=3) == [(2, (20, "b"))]
+    assert list(store.overtakers("r", behind=(10, "c"), before=3)) == [(2, (20, "b"))]
 
 
 # ---- what the columns say ----
@@ -967,7 +968,7 @@ def test_nothing_that_is_looked_up_takes_reading_the_whole_log(history: EventSto
     history.history("r", upto=9)
     list(history.histories(behind="q", last="r", upto=9))
     list(history.records("r", upto=9))
-    history.overtakers("r", behind=(10, "a"), before=7)
+    list(history.overtakers("r", behind=(10, "a"), before=7))
     history.unread(3, 9)
     history.position_at(100)
     history.conn.set_trace_callback(None)

@@ -15,6 +15,7 @@ from conftest import PROGRAM, body_of, environment
 from app import db
 from app.data_dir import LOG_FILE, READ_MODELS_FILE, DataDir
 from app.db import open_reader
+from app.read_models import ReadModels
 from faults.lib import (
     FULL,
     Load,
@@ -28,6 +29,7 @@ from faults.lib import (
     run_program,
     wait_until,
 )
+from projections import ALL
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
@@ -324,20 +326,31 @@ _NEWER = ("roomlapse.events", "create_something_new", "2030-01-01")
 
 def test_newer_read_models_are_refused_and_made_again_when_they_are_deleted(twenty: Path, tmp_path: Path) -> None:
     data = twenty
-    models = DataDir(data).open_read_models()
-    models.conn.execute("UPDATE projections SET version = version + 1 WHERE name = 'visibility'")
-    models.close()
-    for command in (("rooms",), ("status",), ("verify",), ("import", os.devnull)):
-        done = run_program(*command, "--data", str(data))
-        assert done.returncode == 1, (command, done.stdout)
-        assert "is of version 2, this Roomlapse knows 1: upgrade it" in said(done), command
-    with Victim(data) as victim, no_traceback(victim):  # callbacks are taken all the same, and the operator is told
-        wait_until(lambda: "knows 1: upgrade it" in victim.logs())
-        assert victim.post(body_of("r", now_ms()))[0] == 200
-        victim.stop()
+    newer = {
+        "is of version 2, this": "UPDATE projections SET version = version + 1 WHERE name = 'visibility'",
+        "are of layout 2, this": "PRAGMA user_version = 2",
+    }
+    for number, (what, sql) in enumerate(newer.items()):
+        models = DataDir(data).open_read_models()
+        models.conn.execute(sql)
+        models.close()
+        for command in (("rooms",), ("status",), ("verify",), ("import", os.devnull)):
+            done = run_program(*command, "--data", str(data))
+            assert done.returncode == 1, (command, done.stdout)
+            assert f"{what} Roomlapse knows 1: upgrade it" in said(done), command
+        with Victim(data) as victim, no_traceback(victim):  # callbacks are taken all the same, the operator is told
+            wait_until(lambda what=what: f"{what} Roomlapse knows 1: upgrade it" in victim.logs())  # type: ignore[misc]
+            assert victim.post(body_of("r", now_ms() + number))[0] == 200
+            assert victim.get("/rooms/r")[0] == 503
+            assert victim.get("/readyz")[0] == 503
+            victim.stop()
+        models = ReadModels(db.open_read_models(data / READ_MODELS_FILE), ALL)
+        models.conn.execute("UPDATE projections SET version = 1")
+        models.conn.execute("PRAGMA user_version = 1")
+        models.close()
     for path in data.glob(f"{READ_MODELS_FILE}*"):
         path.unlink()
-    assert fingerprints(data) == fingerprints(cut_at(data, 21, tmp_path / "again"))
+    assert fingerprints(data) == fingerprints(cut_at(data, 22, tmp_path / "again"))
     report(
         22,
         "read models made by a newer version",
