@@ -24,6 +24,15 @@ _TRY_AGAIN_S = 1.0
 _SAY_HEAD_S = 60.0
 _SAY_FAILURE_S = 10.0
 _SLOW = "the disk is slow"
+_LONG_WAL_PAGES = 1000
+"""So long SQLite lets the WAL grow before it moves it into the database, which syncs twice and makes the next commit
+sync twice. The same is done here, but behind the answers."""
+_MAX_WAL_PAGES = 8192
+_SLOW_COMMIT_S = 0.25
+"""Where commits take so long, moving the WAL keeps who comes meanwhile waiting for longer than the sender does: it is
+left for when nobody comes, until the WAL has _MAX_WAL_PAGES."""
+_IDLE_S = 0.2
+
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +85,9 @@ class GroupCommit:
         self._store: EventStore | None = None
         self._head_said = 0
         self._say_head_at_s = 0.0
+        self._commit_s = 0.0
+        self._wal_is_long = False
+        self._tidy_at_s = 0.0
         self._failure_said_at_s = -_SAY_FAILURE_S
         self._failure_said = False
         self.failure: str | None = None
@@ -84,7 +96,7 @@ class GroupCommit:
 
     def start(self) -> None:
         """Open the log and start the thread. Raises what opening raises."""
-        self._store = self._open_store()
+        self._opened()
         self._thread.start()
 
     def stop(self) -> None:
@@ -129,6 +141,7 @@ class GroupCommit:
                 self._take(batch)
             elif self.failure is not None:
                 self._probe()
+            self._tidy(idle=not batch)
             self._say_head()
         self._close()
         left_over = self._left_over()
@@ -139,8 +152,9 @@ class GroupCommit:
         if self._ended:
             return None
         batch: list[_Waiter] = []
+        wait_s = _IDLE_S if self._wal_is_long else _SAY_HEAD_S
         try:
-            waiter = self._waiting.get(timeout=_TRY_AGAIN_S if self.failure is not None else _SAY_HEAD_S)
+            waiter = self._waiting.get(timeout=wait_s if self.failure is None else _TRY_AGAIN_S)
             while waiter is not None:
                 batch.append(waiter)
                 if len(batch) == MAX_BATCH:
@@ -177,7 +191,8 @@ class GroupCommit:
         rejections = [waiter.item for waiter in batch if isinstance(waiter.item, Rejection)]
         begin = time.perf_counter()
         appended = iter(store.append(arrivals, rejections))
-        self._metrics.commit_seconds.observe(time.perf_counter() - begin)
+        self._commit_s = time.perf_counter() - begin
+        self._metrics.commit_seconds.observe(self._commit_s)
         self._metrics.commit_size.observe(len(batch))
         return [next(appended) if isinstance(waiter.item, Arrival) else None for waiter in batch]
 
@@ -192,6 +207,23 @@ class GroupCommit:
             self._fail(error, 0)
         else:
             self._succeed()
+        finally:
+            self._busy_since_s = None
+
+    def _tidy(self, *, idle: bool) -> None:
+        """Move the WAL into the database if it is long, and if that keeps nobody waiting."""
+        if self._store is None:
+            return
+        self._busy_since_s = time.monotonic()
+        try:
+            pages = self._store.wal_pages()
+            self._wal_is_long = pages >= _LONG_WAL_PAGES and time.monotonic() >= self._tidy_at_s
+            if self._wal_is_long and (idle or self._commit_s < _SLOW_COMMIT_S or pages >= _MAX_WAL_PAGES):
+                self._wal_is_long = False  # a reader may have held it up: again after the next commit
+                self._store.move_wal()
+        except db.Error as error:  # what was answered OK is safe in the WAL
+            self._tidy_at_s = time.monotonic() + _SAY_FAILURE_S
+            _log.error("the WAL cannot be moved into the database: %s", error)
         finally:
             self._busy_since_s = None
 
@@ -238,6 +270,7 @@ class GroupCommit:
     def _opened(self) -> EventStore:
         if self._store is None:
             self._store = self._open_store()
+            self._store.keep_wal()
         return self._store
 
     def _close(self) -> None:

@@ -268,6 +268,25 @@ class EventStore:
                 "INSERT INTO meta VALUES ('probes', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
             )
 
+    def keep_wal(self) -> None:
+        """Leave what is committed in the WAL until `move_wal`: SQLite would move it at the end of some commit.
+
+        Not with an SQLite that cannot be trusted with it (or cannot say how long the WAL is); that one goes on.
+        """
+        if db.LIBRARY_IS_SOUND:
+            self.conn.execute("PRAGMA wal_autocheckpoint = 0")
+
+    def wal_pages(self) -> int:
+        """How long the WAL is, in pages, if any of them is not in the database yet; 0 where `keep_wal` does nothing."""
+        if not db.LIBRARY_IS_SOUND:
+            return 0
+        _, pages, moved = self.conn.execute("PRAGMA wal_checkpoint(NOOP)").fetchone()
+        return max(0, pages) if moved < pages else 0
+
+    def move_wal(self) -> None:
+        """Move what no reader needs in the WAL into the database, synced; the next commit begins the WAL anew."""
+        self.conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
     def claim(self, sdk_app_id: str) -> str:
         """Say whose data this is: the given application's if it was nobody's. Returns the owner."""
         with db.transaction(self.conn):

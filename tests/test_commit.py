@@ -384,6 +384,110 @@ def test_the_head_is_logged_with_its_chain(tmp_path: Path, caplog: pytest.LogCap
     reader.close()
 
 
+# ---- the WAL ----
+
+
+needs_sound_library = pytest.mark.skipif(
+    not db.LIBRARY_IS_SOUND, reason=f"SQLite {db.LIBRARY_VERSION} moves the WAL by itself, as it is left to"
+)
+
+
+def wal_pages(harness: Harness) -> int:
+    reader = harness.opener.reader()
+    try:
+        return reader.wal_pages()
+    finally:
+        reader.close()
+
+
+async def until(holds: Callable[[], bool], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+def large(number: int) -> Arrival:
+    return arrival(number, CustomInfo="x" * 60_000)  # 16 pages in the WAL
+
+
+async def send_on(harness: Harness, seconds: float) -> None:
+    """Send a small one now and then, so that the writer is never idle."""
+    loop = asyncio.get_running_loop()
+    end_s, number = loop.time() + seconds, 10**5
+    while loop.time() < end_s:
+        number += 1
+        await harness.commits.submit(arrival(number))
+        await asyncio.sleep(0.02)
+
+
+@needs_sound_library
+def test_a_long_wal_is_moved_into_the_database_behind_the_answers(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+
+    async def work() -> None:
+        outcomes = await harness.as_first_batch(*map(large, range(50)))
+        assert all(isinstance(outcome, Appended) for outcome in outcomes)
+        await send_on(harness, 0.1)
+        assert 0 < wal_pages(harness) < commit._LONG_WAL_PAGES  # not long yet: it stays
+        await harness.submit_all(*map(large, range(50, 100)))
+        await until(lambda: wal_pages(harness) == 0)
+
+    harness.run(work())
+    assert harness.commits.failure is None
+    harness.commits.stop()
+    assert len(harness.stored()) > 100
+
+
+@needs_sound_library
+def test_where_commits_are_slow_the_wal_waits_until_nobody_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "_SLOW_COMMIT_S", 0.0)
+    harness = Harness(tmp_path)
+
+    async def work() -> None:
+        await harness.as_first_batch(*map(large, range(100)))
+        await send_on(harness, 1)
+        assert wal_pages(harness) > commit._LONG_WAL_PAGES
+        await until(lambda: wal_pages(harness) == 0)
+        monkeypatch.setattr(commit, "_MAX_WAL_PAGES", 2000)  # but not for ever
+        await harness.submit_all(*map(large, range(100, 150)))
+        await send_on(harness, 0.5)
+        assert wal_pages(harness) > 0
+        await harness.submit_all(*map(large, range(150, 250)))
+        await send_on(harness, 0.1)
+        assert wal_pages(harness) < commit._LONG_WAL_PAGES
+
+    harness.run(work())
+    harness.commits.stop()
+
+
+@needs_sound_library
+def test_a_wal_that_cannot_be_moved_costs_no_callback_and_is_said_seldom(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forbid_moving(store: EventStore) -> None:
+        store.conn.set_authorizer(lambda _action, _name, value, *_: 1 if value == "PASSIVE" else 0)
+
+    harness = Harness(tmp_path, forbid_moving)
+
+    async def work() -> None:
+        for begin in range(0, 300, 100):
+            outcomes = await harness.submit_all(*map(large, range(begin, begin + 100)))
+            assert all(isinstance(outcome, Appended) for outcome in outcomes)
+        await send_on(harness, 0.5)
+
+    harness.commits.start()
+    with caplog.at_level("WARNING", "app.commit"):
+        harness.run(work())
+    assert harness.commits.failure is None
+    assert wal_pages(harness) > 3 * commit._LONG_WAL_PAGES
+    harness.commits.stop()
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "the WAL cannot be moved into the database"
+    ]
+
+
 # ---- the receiver's answer, in this process because a full disk cannot be ordered over HTTP ----
 
 
