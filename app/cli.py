@@ -73,7 +73,22 @@ class _Time(click.ParamType[int]):
 
 
 TIME = _Time()
-_sdk_app_id = click.option("--sdk-app-id", envvar="ROOMLAPSE_SDK_APP_ID", help="Whose callbacks these are.")
+
+
+class _AppId(click.ParamType[str]):
+    """An SDKAppID: the number that the console shows for the application."""
+
+    name = "number"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not (value.isascii() and value.isdigit()):
+            self.fail(f"{value!r} is no SDKAppID: it is a number, as 1400000000, which the console shows", param, ctx)
+        return value
+
+
+_sdk_app_id = click.option(
+    "--sdk-app-id", type=_AppId(), envvar="ROOMLAPSE_SDK_APP_ID", help="Whose callbacks these are."
+)
 _data = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -169,6 +184,7 @@ def main() -> None:
 @main.command()
 @click.option(
     "--sdk-app-id",
+    type=_AppId(),
     required=True,
     envvar="ROOMLAPSE_SDK_APP_ID",
     show_envvar=True,
@@ -576,7 +592,7 @@ def _print_imported(imported: Imported, as_json: bool, more: dict[str, Any]) -> 
 
 @main.command()
 @click.option("--url", required=True, help="The receiver: http://127.0.0.1:8000, or its full callback URL.")
-@click.option("--sdk-app-id", required=True, envvar="ROOMLAPSE_SDK_APP_ID", show_envvar=True)
+@click.option("--sdk-app-id", type=_AppId(), required=True, envvar="ROOMLAPSE_SDK_APP_ID", show_envvar=True)
 @click.option("--rate", type=click.FloatRange(min=0.01), default=10.0, show_default=True, help="Callbacks a second.")
 @click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="How many in all.")
 @click.option("--rooms", type=click.IntRange(min=1), default=12, show_default=True)

@@ -531,6 +531,10 @@ WRONG = [
     "rebuild --projection nothing",
     "rebuild --jobs 0",
     "import /nowhere/file.jsonl",
+    "serve --sdk-app-id my-app",
+    "serve --sdk-app-id ١٤٠٠",
+    "import - --sdk-app-id -1",
+    "simulate --url http://127.0.0.1:9 --sdk-app-id 14e8",
     "nothing",
     "rejected nothing",
 ]
