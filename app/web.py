@@ -159,6 +159,7 @@ def _with_security_headers(send: Send) -> Send:
 
 
 def _create_routes(service: Service, bell: Bell) -> Litestar:
+    secrets = service.settings.secrets
 
     async def ask(question: Callable[[Queries], T], *, wait: bool = True) -> T:
         asked_s = time.monotonic()  # who has to queue for a thread waits no longer than the others
@@ -257,7 +258,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         if after > head:  # nothing would come for long: the client knows another log, or one that was cut off
             raise queries.BadQuestion(f"position {after} is behind the log's end, {head}: begin again without it")
         return Stream(
-            _stream_changes(service, bell, after),
+            _stream_changes(service, bell, after, lambda: _scope_of(request, secrets) is not None),
             media_type="text/event-stream",
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
@@ -293,7 +294,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         responses={503: ResponseSpec(Readiness, description="They do not.", generate_examples=False)},
     )
     async def readyz(request: Request[Any, Any, Any]) -> Response[Readiness]:
-        told = _scope_of(request, service.settings.secrets) is not None  # errors may quote what is in the rooms
+        told = _scope_of(request, secrets) is not None  # errors may quote what is in the rooms
         try:
             found = await ask(lambda it: it.status(), wait=False)
         except queries.Unavailable as error:
@@ -312,7 +313,6 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         return Response(Readiness(ready, lag, stopped, failure), status_code=200 if ready else 503)
 
     pages = Pages(service)
-    secrets = service.settings.secrets
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -335,7 +335,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
             *page_routes(service, pages, lambda request: _scope_of(request, secrets)),
         ],
         lifespan=[lifespan],
-        guards=[_bearer_guard(service.settings.secrets), _refuse_unknown_parameters],
+        guards=[_bearer_guard(secrets), _refuse_unknown_parameters],
         exception_handlers=_Problems(pages, secrets).handlers(),
         logging_config=None,
         openapi_config=OpenAPIConfig(
@@ -355,12 +355,15 @@ def _time(text: str | None) -> int | None:
     return None if text is None else parse_time(text)
 
 
-async def _stream_changes(service: Service, bell: Bell, position: int) -> AsyncIterator[bytes]:
-    """Send room updates as they are projected, a comment every 15 s, until the client or the server goes."""
+async def _stream_changes(
+    service: Service, bell: Bell, position: int, allowed: Callable[[], bool]
+) -> AsyncIterator[bytes]:
+    """Send room updates as they are projected, a comment every 15 s, until the client or the server goes, or what
+    the client signed in with has come to its end."""
     bell.streams += 1
     try:
         yield b": room updates follow\n\n"
-        while not bell.stopping:
+        while not bell.stopping and allowed():
             ring = bell.next_ring()
             changes, read_up_to = await sync_to_thread(_read_changes, service, position)
             for change in changes:

@@ -19,6 +19,8 @@ from conftest import APP_ID, T0, Server, StartServer, body_of
 from oracle import Oracle
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.sessions import LASTS_S, READ, write_cookie
+from app.settings import Secrets
 from app.tencent import sign
 
 HOST, CAFE, BARE = "host 1/2".replace("/", "?"), "Café-Süd", "bare"
@@ -712,6 +714,18 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         response = server.post(body_of("r", T0, RoomName="n"), RequestTime=now, Sign=sign(CALLBACK_TOKEN, now))
         assert response.status_code == 200, "callbacks need no bearer"
         yield server
+
+
+def test_a_stream_ends_with_the_session_that_opened_it(guarded: Server) -> None:
+    secrets = Secrets((CALLBACK_TOKEN,), API_TOKEN)
+    cookie = write_cookie(READ, secrets, time.time() - LASTS_S + 3).partition(";")[0]  # it lasts for three seconds more
+    with streaming(guarded, "/events/stream?after=0", Cookie=cookie) as stream:
+        assert next(stream).data["room_id"] == "r"
+        time.sleep(3.2)
+        now = str(int(time.time()))
+        guarded.post(body_of("r", T0 + 1), RequestTime=now, Sign=sign(CALLBACK_TOKEN, now))
+        assert [sent.position for sent in stream] in ([], [2])  # what came just then may still be sent
+    assert_error(guarded.client.get("/events/stream", headers={"Cookie": cookie}), 401)
 
 
 GUARDED = [
