@@ -1,14 +1,19 @@
-"""The connections of the server: none may hold on to it without asking something whole in good time."""
+"""The connections of the server: none may hold on to it without asking something whole and taking the answer."""
 
 import asyncio
+import socket
+import struct
 import time
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together."""
 READ_WITHIN_S = 20.0
 """From a request's first byte (or the connection's opening) to its last."""
+TAKE_WITHIN_S = 20.0
+"""Within this a client takes some of what it is sent, as far as the system's buffers do not hold it."""
 _LOOK_S = 1.0
 
 
@@ -19,6 +24,9 @@ class Connection(HttpToolsProtocol):
     """
 
     reading_since_s: float | None = None
+    _answering: RequestResponseCycle | None = None
+    _untaken_bytes = 0  # of answers, at the last look
+    _untaken_since_s = 0.0
     _steps = 0  # heads, pieces of bodies and ends: what a request goes forward by
     _head_bytes = 0  # since the last step: of a head, or of the headers that may follow a body in chunks
 
@@ -60,16 +68,52 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         self.reading_since_s = None
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the application, also that of a request which others wait behind: uvicorn tells the last one only."""
+        self._disconnect()
+        super().connection_lost(exc)
+
+    def cut(self, *, discard: bool = False) -> None:
+        """End the connection at once. `discard`: also what is on its way; the system would keep it for minutes for a
+        client that does not read."""
+        self._disconnect()
+        sock = self.transport.get_extra_info("socket")
+        if discard and sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _disconnect(self) -> None:
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+
+    def takes_nothing(self, since_s: float) -> bool:
+        """Whether the client has taken nothing of its answers since a time. Ask now and then: each look counts."""
+        untaken = self.transport.get_write_buffer_size()
+        if not untaken or untaken < self._untaken_bytes or not self._untaken_bytes:
+            self._untaken_since_s = time.monotonic()
+        self._untaken_bytes = untaken
+        return bool(untaken) and self._untaken_since_s < since_s
+
     def _step(self) -> None:
         self._steps += 1
         self._head_bytes = 0
 
 
 async def cut_idle(connections: set[Connection]) -> None:
-    """Cut connections whose request does not get whole in time. Runs until it is cancelled."""
+    """Cut connections whose request does not get whole in time, or whose client takes no answers. Runs until it is
+    cancelled."""
     while True:
         await asyncio.sleep(_LOOK_S)
         cut_unfinished(connections, READ_WITHIN_S)
+        latest_s = time.monotonic() - TAKE_WITHIN_S
+        for connection in list(connections):
+            if connection.takes_nothing(latest_s):
+                connection.cut(discard=True)
 
 
 def cut_unfinished(connections: set[Connection], within_s: float) -> None:
@@ -77,4 +121,4 @@ def cut_unfinished(connections: set[Connection], within_s: float) -> None:
     latest_s = time.monotonic() - within_s
     for connection in list(connections):
         if connection.reading_since_s is not None and connection.reading_since_s < latest_s:
-            connection.transport.abort()
+            connection.cut()

@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app import connections
-from app.connections import MAX_HEAD_BYTES, READ_WITHIN_S, Connection, cut_idle
+from app.connections import MAX_HEAD_BYTES, READ_WITHIN_S, TAKE_WITHIN_S, Connection, cut_idle
 
 HEAD = b"POST /callbacks HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
 CHUNKED = b"POST /callbacks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -24,6 +24,10 @@ class Wire(asyncio.Transport):
         self.written = b""
         self.closed = False
         self.aborted = False
+        self.untaken_bytes = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.untaken_bytes
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"sockname": ("127.0.0.1", 80), "peername": ("127.0.0.1", 4)}.get(name, default)
@@ -220,6 +224,34 @@ def test_who_is_not_whole_in_twenty_seconds_is_cut(monkeypatch: pytest.MonkeyPat
     assert not cut_after(monkeypatch, READ_WITHIN_S - 10)
     assert cut_after(monkeypatch, READ_WITHIN_S + 0.01)
     assert cut_after(monkeypatch, 3600.0)
+
+
+@pytest.mark.parametrize(
+    ("looks", "cut"),
+    [
+        pytest.param([(0, 9), (1, 9), (19, 9)], False, id="not long enough"),
+        pytest.param([(0, 9), (21, 9)], True, id="nothing taken"),
+        pytest.param([(0, 9), (1, 9), (21, 9), (22, 9)], True, id="nothing taken, seen often"),
+        pytest.param([(0, 9), (19, 8), (38, 8)], False, id="a little taken"),
+        pytest.param([(0, 9), (19, 8), (40, 8)], True, id="a little taken, then nothing"),
+        pytest.param([(0, 9), (10, 20), (21, 30)], True, id="more and more"),
+        pytest.param([(0, 9), (10, 0), (11, 9), (30, 9)], False, id="all taken, and more came"),
+        pytest.param([(0, 9), (10, 0), (11, 9), (32, 9)], True, id="all taken, and no more"),
+        pytest.param([(0, 0), (50, 0)], False, id="nothing to take"),
+    ],
+)
+def test_who_takes_nothing_for_twenty_seconds_is_cut(
+    looks: list[tuple[float, int]], cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert TAKE_WITHIN_S == 20.0  # SECURITY.md says so
+    clock_s = 0.0
+    monkeypatch.setattr("app.connections.time.monotonic", lambda: 1000 + clock_s)
+
+    connection, wire = asyncio.run(opened())
+    found = False
+    for clock_s, wire.untaken_bytes in looks:
+        found = connection.takes_nothing(1000 + clock_s - TAKE_WITHIN_S)
+    assert found is cut
 
 
 def test_connections_may_come_and_go_while_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

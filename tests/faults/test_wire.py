@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import socket
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 from conftest import APP_ID, T0, body_of
 
-from app.connections import MAX_HEAD_BYTES, READ_WITHIN_S
+from app.connections import MAX_HEAD_BYTES, READ_WITHIN_S, TAKE_WITHIN_S
 from app.tencent import MAX_BODY_BYTES, sign
 from faults.lib import FULL, TOKEN, Victim, assert_verified, no_traceback, query_now, report, rounds
 
@@ -215,7 +216,7 @@ def hurried(folder: Path, read_within_s: float) -> dict[str, str]:
     """An environment in which the server waits less long for a request, and is the same otherwise."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
-        f"import app.connections\n\napp.connections.READ_WITHIN_S = {read_within_s}\n"
+        f"import app.connections\n\napp.connections.READ_WITHIN_S = app.connections.TAKE_WITHIN_S = {read_within_s}\n"
     )
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
@@ -273,6 +274,59 @@ def test_slow_and_silent_connections_are_cut_while_others_are_served(tmp_path: P
         f" {max(ends):.0f} s (limit set to {read_within_s:.0f} s); {served} callbacks of others served meanwhile",
         "0",
         f"{len(everybody)} connections cut",
+    )
+
+
+def test_who_asks_and_takes_no_answers_is_cut_and_keeps_little_memory(tmp_path: Path) -> None:
+    count = rounds(10, 60)
+    take_within_s = TAKE_WITHIN_S if FULL else _QUICK_READ_WITHIN_S
+    env = None if FULL else hurried(tmp_path / "hurry", take_within_s)
+    question = b"GET /events?limit=500 HTTP/1.1\r\n" + _HOST + b"\r\n"
+    with Victim(tmp_path / "data", env=env) as victim, no_traceback(victim):
+        for number in range(500):
+            assert victim.post(body_of(f"r{number % 7}", T0 + number))[0] == 200
+        size = len(victim.get("/events?limit=500")[1])
+        asked = max(1, 16 * 2**20 // size)  # more than the system keeps of it
+        before = victim.memory_bytes()
+        poll = select.poll()
+        left: dict[int, socket.socket] = {}
+        for _ in range(count):
+            sock = connect(victim)
+            sock.sendall(question * asked)
+            left[sock.fileno()] = sock
+            poll.register(sock, 0)  # of its end alone
+        begun_s, most, served, cut_s = time.monotonic(), 0, 0, list[float]()
+        while left:
+            waited_s = time.monotonic() - begun_s
+            assert waited_s < take_within_s + _CUT_WITHIN_S, f"{len(left)} are left"
+            for number, _ in poll.poll(0):
+                poll.unregister(number)
+                left.pop(number).close()
+                cut_s.append(waited_s)
+            assert victim.post(body_of("other", T0 + served))[0] == 200
+            served += 1
+            most = max(most, victim.memory_bytes() - before)
+            time.sleep(0.1)
+        assert min(cut_s) >= take_within_s - 1.0, "cut too early"
+        assert most < _FLAT_BYTES
+        # Who takes them slowly, but takes them, gets them all.
+        with connect(victim) as sock:
+            sock.sendall((question * 20)[:-2] + b"Connection: close\r\n\r\n")
+            got, pause_s = 0, (take_within_s + 5) / 40
+            while part := sock.recv(size // 2):
+                got += len(part)
+                time.sleep(pause_s if got < 20 * size else 0)
+            assert got > 20 * size
+        assert victim.stop() == 0
+    assert_verified(tmp_path / "data")
+    report(
+        16,
+        "clients that ask and take no answers",
+        f"{count} sockets that ask for {asked * size / 2**20:.0f} MiB each, all cut after at most {max(cut_s):.0f} s"
+        f" (limit set to {take_within_s:.0f} s), memory +{most / 2**20:.0f} MiB at the most; {served} callbacks of"
+        " others served meanwhile; one that takes them slowly gets them all",
+        "0",
+        f"{count} connections cut",
     )
 
 
