@@ -101,6 +101,8 @@ class Pages:
             banners.append(f"Callbacks are refused, the log cannot be written: {service.commits.failure}")
         elif _free_bytes(service.settings.data) < _LOW_DISK:
             banners.append("The disk is nearly full: callbacks are refused when it is.")
+        if service.projector.waiting is not None:
+            banners.append(f"What is shown does not go on: {service.projector.waiting}")
         for name, error in service.projector.stopped.items():
             banners.append(f"The projection {name} stands still: {error}")
         if not service.settings.secrets.callback_tokens and not service.settings.demo:

@@ -18,6 +18,7 @@ import msgspec
 
 from app import db
 from app.data_dir import DataDir
+from app.fold import reason_of
 from app.logs import set_up_logging
 from app.memory import settle_memory
 from app.read_models import ReadModels
@@ -44,6 +45,8 @@ class Report(msgspec.Struct):
     """The projections that stopped, each with the reason."""
     late: int
     """How many events of the step were late."""
+    waiting: str = ""
+    """Why there is no step; the other fields say nothing then."""
 
 
 class _Stopping(Exception):
@@ -60,6 +63,7 @@ class Projector:
         self._wanted = threading.Event()
         self._stopping = False
         self._stopped: set[str] = set()
+        self._reason = ""
         self._said, self._said_at_s = "", 0.0
         self._unchecked = True  # whether the file of the read models may be spoilt: after a crash, say
 
@@ -83,18 +87,20 @@ class Projector:
                 return
             except (*db.UNREADABLE, db.NewerSchema, db.NoData, OSError) as error:
                 self._unchecked |= db.tells_of_a_fault(error)
-                self._say_waiting(error)
-                time.sleep(_RETRY_S)
-            except Exception:  # noqa: BLE001  a bug of ours must not end them for good
-                _log.exception("projections wait")
-                time.sleep(_RETRY_S)
+                self._wait(str(error), None)
+            except Exception as error:  # noqa: BLE001  a bug of ours, or a log that was tampered with, ends nothing
+                self._wait(reason_of(error), error)
 
-    def _say_waiting(self, error: Exception) -> None:
-        """Log why, and the same again at most every ten seconds: a full disk is not to fill another with this."""
+    def _wait(self, reason: str, bug: Exception | None) -> None:
+        """Report and log why, the same again at most every ten seconds: a full disk is not to fill another with this.
+        Then give it some time."""
+        self._reason = reason
+        self._report_to(Report(0, 0, {}, {}, 0, reason))
         now_s = time.monotonic()
-        if str(error) != self._said or now_s - self._said_at_s >= _SAY_EVERY_S:
-            self._said, self._said_at_s = str(error), now_s
-            _log.error("projections wait: %s", error)
+        if reason != self._said or now_s - self._said_at_s >= _SAY_EVERY_S:
+            self._said, self._said_at_s = reason, now_s
+            _log.error("projections wait: %s", reason, exc_info=bug)
+        time.sleep(_RETRY_S)
 
     def _follow(self) -> None:
         if self._unchecked:  # before anything is reported: questions wait for that
@@ -134,6 +140,7 @@ class Projector:
                 raise _Stopping
             step = catch_up(log, models)
             more = step.more
+            self._reason = ""
             self._report(log, models, step.late)  # also without a step of ours: other processes catch up too
 
     def _report(self, log: EventStore, models: ReadModels, late: int) -> None:
@@ -146,7 +153,7 @@ class Projector:
         positions = {name: checkpoint.position for name, checkpoint in checkpoints.items()}
         # Nobody waits for one that stopped, or that has to be rebuilt first: a question about it is refused.
         position = min((checkpoint.position for checkpoint in going(log, models).values()), default=head)
-        self._report_to(Report(position, head, positions, stopped, late))
+        self._report_to(Report(position, head, positions, stopped, late, self._reason))
 
 
 def main() -> None:

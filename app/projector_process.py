@@ -33,6 +33,7 @@ class ProjectorProcess:
         self._stopping = False
         self._position = 0
         self._stopped: dict[str, str] = {}
+        self._waiting = ""
         self._process: subprocess.Popen[bytes] | None = None
         self.on_progress: Callable[[], None] = lambda: None
         """Called, in a thread of ours, after each step that read something."""
@@ -42,6 +43,11 @@ class ProjectorProcess:
     def position(self) -> int:
         """The position up to which every projection that has not stopped has read."""
         return self._position
+
+    @property
+    def waiting(self) -> str | None:
+        """Why the projector takes no step at all, None if it does."""
+        return self._waiting or None
 
     @property
     def stopped(self) -> dict[str, str]:
@@ -131,6 +137,9 @@ class ProjectorProcess:
                 process.kill()
 
     def _take(self, report: Report) -> None:
+        self._waiting = report.waiting
+        if report.waiting:
+            return
         self._metrics.head.set(report.head)
         self._metrics.late.inc(report.late)
         for name, position in report.positions.items():

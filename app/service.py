@@ -98,7 +98,8 @@ class Service:
             time.sleep(_LOOK_AGAIN_S)
             if time.monotonic() > deadline:
                 break
-        raise Unavailable(f"the read models are still behind position {head}: try again, or see /status")
+        reason = self.projector.waiting or "try again, or see /status"
+        raise Unavailable(f"the read models are still behind position {head}: {reason}")
 
     def read_at_once(self, question: Callable[[Queries], T]) -> T:
         """Ask like `read`, on an event loop; raise MustWait where `read` would wait for whatever it may be.

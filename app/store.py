@@ -6,7 +6,7 @@ event order (event_time_ms, event_id).
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
@@ -88,18 +88,18 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def command(self) -> str:
         """What the callback is about, as its body says."""
-        return command_of(self.body)
+        return _read_part(self, command_of)
 
     @property
     def operator(self) -> str:
         """Who did it, as JSON text; `null` if the callback does not say."""
-        return operator_of(self.body)
+        return _read_part(self, operator_of)
 
     @property
     def event(self) -> Event:
         """The event as projections see it; for an event of a room."""
         assert self.room_id is not None, f"position {self.position} belongs to no room"
-        return read_event(self.event_id, self.event_time_ms, self.room_id, self.body)
+        return _read(self.event_id, self.event_time_ms, self.room_id, self.body)
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -113,6 +113,15 @@ class Rejected(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class SpoiltEvent(db.Error):
+    """An event in the log is not what was stored: somebody, or the disk, has changed it."""
+
+    def __init__(self, event_id: str, reason: Exception) -> None:
+        super().__init__(f"event {event_id} in the log cannot be read ({reason}): run `roomlapse verify`")
+
+
+_SPOILT = (msgspec.MsgspecError, ValueError, KeyError)
+"""What reading an event raises then."""
 _MAX_PARAMETERS = 500
 _BULK = 5000
 _MAX_TIME_MS = 2**63 - 1
@@ -133,8 +142,16 @@ def next_chain(chain: str, event_id: str, received_at_ms: int, body: str) -> str
 
 
 _EVENT_COLUMNS = "event_id, event_time_ms, room_id, body, position"
-"""What `read_event` takes, and where the event stands."""
+"""What `_read` takes, and where the event stands."""
 _room_id_of = itemgetter(2)
+
+
+def _read(event_id: str, event_time_ms: int, room_id: str, body: str) -> Event:
+    """Make the event of a row. Raises SpoiltEvent."""
+    try:
+        return read_event(event_id, event_time_ms, room_id, body)
+    except _SPOILT as error:
+        raise SpoiltEvent(event_id, error) from error
 
 
 def _history_of(rows: Iterable[tuple[Any, ...]]) -> History:
@@ -143,7 +160,15 @@ def _history_of(rows: Iterable[tuple[Any, ...]]) -> History:
     if len(rows) > len({row[1] for row in rows}):
         # SQLite would carry whole rows, bodies included, through its sorter to order the few that share a millisecond.
         rows.sort(key=lambda row: (row[1], row[0]))
-    return History([row[4] for row in rows], [read_event(*row[:4]) for row in rows])
+    return History([row[4] for row in rows], [_read(*row[:4]) for row in rows])
+
+
+def _read_part(record: Record, read: Callable[[str], str]) -> str:
+    """Read something from a row's body. Raises SpoiltEvent."""
+    try:
+        return read(record.body)
+    except _SPOILT as error:
+        raise SpoiltEvent(record.event_id, error) from error
 
 
 class EventStore:
@@ -359,7 +384,7 @@ class EventStore:
             " WHERE position > ? AND position <= ? AND room_id IS NOT NULL ORDER BY position",
             (after, upto),
         ):
-            rooms.setdefault(row[2], []).append((row[4], read_event(*row[:4])))
+            rooms.setdefault(row[2], []).append((row[4], _read(*row[:4])))
         return rooms
 
     def history(self, room_id: str, *, upto: int, after: Key = BEFORE_ALL, as_of_ms: int = _MAX_TIME_MS) -> History:

@@ -90,12 +90,14 @@ class Readiness(msgspec.Struct):
     """Whether callbacks are stored and reads see all of them.
 
     `lag`: events not read yet by each projection. `stopped`: those that stopped, each with the event and the error;
-    `failure`: why callbacks are refused now, null if they are not. Who has no token is not told the words of either.
+    `waiting`: why none of them goes on; `failure`: why callbacks are refused now; both null if it is not so. Who has no
+    token is not told the words of these.
     """
 
     ready: bool
     lag: dict[str, int]
     stopped: dict[str, str]
+    waiting: str | None
     failure: str | None
 
 
@@ -298,19 +300,19 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         try:
             found = await ask(lambda it: it.status(), wait=False)
         except queries.Unavailable as error:
-            return Response(Readiness(False, {}, {}, str(error) if told else _UNTOLD), status_code=503)
+            return Response(Readiness(False, {}, {}, None, str(error) if told else _UNTOLD), status_code=503)
         lag = {name: projection.lag for name, projection in found.projections.items()}
         stopped = {
             name: projection.error for name, projection in found.projections.items() if projection.error is not None
         }
-        failure = service.commits.trouble()
+        waiting, failure = service.projector.waiting, service.commits.trouble()
         # Some lag is the life of a busy receiver; not ready is what a reader would have to wait for.
         caught_up = await sync_to_thread(service.wait_for, found.head, 1.0)
-        ready = caught_up and not stopped and failure is None
+        ready = caught_up and not stopped and waiting is None and failure is None
         if not told:
             stopped = dict.fromkeys(stopped, _UNTOLD)
-            failure = failure and _UNTOLD
-        return Response(Readiness(ready, lag, stopped, failure), status_code=200 if ready else 503)
+            waiting, failure = waiting and _UNTOLD, failure and _UNTOLD
+        return Response(Readiness(ready, lag, stopped, waiting, failure), status_code=200 if ready else 503)
 
     pages = Pages(service)
 

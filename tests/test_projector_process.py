@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import T0, Server, StartServer, body_of, run
 
+from app import db
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the projector's process in /proc")
 
 
@@ -104,3 +106,38 @@ def test_something_called_app_in_the_servers_folder_is_not_taken_for_it(
     server = start_server()
     assert server.post(body_of("r", T0)).status_code == 200
     assert server.get("/rooms/r")["events"] == 1
+
+
+def test_a_log_that_cannot_be_read_is_told_by_whoever_is_asked_and_callbacks_are_taken(
+    start_server: StartServer,
+) -> None:
+    server = start_server()
+    assert server.post(body_of("r", T0)).status_code == 200
+    assert server.post(body_of("other", T0)).status_code == 200
+    assert server.stop() == 0
+    conn = db.open_log(server.data / "events.db")
+    (guard,) = conn.execute("SELECT sql FROM sqlite_schema WHERE name = 'events_no_update'").fetchone()
+    conn.execute("DROP TRIGGER events_no_update")
+    conn.execute("UPDATE events SET body = '{' WHERE position = 1")
+    conn.execute(guard)
+    (spoilt,) = conn.execute("SELECT event_id FROM events WHERE position = 1").fetchone()
+    conn.close()
+    for file in server.data.glob("read_models.db*"):
+        file.unlink()
+
+    server = start_server(data=server.data)
+    wait_until(lambda: "projections wait" in server.logs())
+    told = f"event {spoilt} in the log cannot be read"
+    for path in ("/readyz", "/rooms/r", "/rooms/other", "/events"):
+        answer = server.client.get(path, timeout=20)
+        assert answer.status_code == 503, path
+        assert told in answer.text, path
+        assert "run `roomlapse verify`" in answer.text, path
+    assert "What is shown does not go on" in server.client.get("/health", timeout=20).text
+    assert server.post(body_of("r", T0 + 1)).status_code == 200
+    assert server.logs().count("projections wait") <= 3, "one in ten seconds"
+    assert "Traceback" not in server.logs()
+    assert server.stop() == 0
+    done = run("verify", "--data", str(server.data))
+    assert done.returncode == 1
+    assert b"position 1" in done.stdout
