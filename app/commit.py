@@ -212,23 +212,27 @@ class GroupCommit:
 
     def _tidy(self, *, idle: bool) -> None:
         """Move the WAL into the database if it is long, and if that keeps nobody waiting."""
-        if self._store is None:
+        now_s = time.monotonic()
+        if self._store is None or now_s < self._tidy_at_s:
             return
-        self._busy_since_s = time.monotonic()
+        self._busy_since_s = now_s
         try:
             pages = self._store.wal_pages()
-            self._wal_is_long = pages >= _LONG_WAL_PAGES and time.monotonic() >= self._tidy_at_s
-            if self._wal_is_long and (idle or self._commit_s < _SLOW_COMMIT_S or pages >= _MAX_WAL_PAGES):
-                self._wal_is_long = False  # a reader may have held it up: again after the next commit
+            if pages >= _LONG_WAL_PAGES and (idle or self._commit_s < _SLOW_COMMIT_S or pages >= _MAX_WAL_PAGES):
                 self._store.move_wal()
-        except db.Error as error:  # what was answered OK is safe in the WAL
-            self._tidy_at_s = time.monotonic() + _SAY_FAILURE_S
-            _log.error("the WAL cannot be moved into the database: %s", error)
+                pages = self._store.wal_pages()
+                if pages >= _LONG_WAL_PAGES:  # a reader holds it up: trying at each commit would not help
+                    self._tidy_at_s = now_s + _IDLE_S
+            self._wal_is_long = pages >= _LONG_WAL_PAGES
+        except Exception as error:  # noqa: BLE001  what was answered OK is safe in the WAL, and the next ones are too
+            self._wal_is_long = False
+            self._tidy_at_s = now_s + _SAY_FAILURE_S
+            _log.error("the WAL cannot be moved into the database: %s", _reason_of(error))
         finally:
             self._busy_since_s = None
 
     def _fail(self, error: Exception, callbacks: int) -> None:
-        self.failure = str(error) or type(error).__name__
+        self.failure = _reason_of(error)
         self._metrics.writable.set(0)
         self._metrics.commit_failures.inc()
         now_s = time.monotonic()
@@ -260,7 +264,7 @@ class GroupCommit:
         self._say_head_at_s = now_s + _SAY_HEAD_S
         try:
             head = self._store.head()
-        except db.Error as error:
+        except Exception as error:  # noqa: BLE001  callbacks are taken on
             _log.error("the log's head cannot be read: %s", error)
             return
         if head.position != self._head_said:
@@ -306,6 +310,10 @@ class _Patience:
         self._looking = bool(watched)
         if watched:
             loop.call_later(_LOOK_S, self._look, loop)
+
+
+def _reason_of(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _resolve(batch: list[_Waiter], outcomes: "Sequence[Appended | Exception | None]") -> None:

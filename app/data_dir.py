@@ -128,7 +128,8 @@ class DataDir:
             raise db.NoData(f"{self.log_path} was moved or removed: put it back")
         disk = os.statvfs(self.path)
         free = disk.f_bavail * disk.f_frsize
-        if disk.f_blocks and free < RESERVE_BYTES + 2 * size:  # they are written to the WAL, then to the database
+        to_come = log.wal_bytes() + 2 * size  # what is written to the WAL is written to the database later
+        if disk.f_blocks and free < RESERVE_BYTES + to_come:
             raise NoRoom(f"the disk is full: {free >> 20} MiB are left of it, and {RESERVE_BYTES >> 20} are reserved")
 
     def _writing_right(self) -> IO[str]:
@@ -196,7 +197,7 @@ class DataDir:
         return _file_at(self.read_models_path)
 
     def open_queries(self) -> Queries:
-        """Open both databases for reading. Raises db.NewerSchema, and what opening raises."""
+        """Open both databases for reading. Raises db.NewerSchema, db.NoData, and what opening raises."""
         log = self.open_log_reader()
         try:
             models = ReadModels(db.open_reader(self.read_models_path), ALL)

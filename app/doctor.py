@@ -126,12 +126,13 @@ def _check_bind(settings: Settings) -> Finding:
 
 def _check_data(data_dir: DataDir) -> list[Finding]:
     """The disk below it, and what is in it."""
+    disk = [_check_free(data_dir.path), _check_sync(data_dir.path)] if data_dir.path.is_dir() else []
     try:
         data_dir.check(None)
         reader = data_dir.open_queries() if data_dir.read_models_path.exists() else None
         log = reader.log if reader is not None else data_dir.open_log_reader()
     except (db.Error, db.NoData, db.NewerSchema, OSError) as error:
-        return [Finding("data", BAD, str(error), "start the server once, or say --data")]
+        return [*disk, Finding("data", BAD, str(error), "start the server once, or say --data")]
     try:
         findings = [_check_chain(log), _check_quarantine(log)]
         if reader is not None:
@@ -148,7 +149,7 @@ def _check_data(data_dir: DataDir) -> list[Finding]:
             reader.close()
         else:
             log.close()
-    return [_check_free(data_dir.path), _check_sync(data_dir.path), *findings]
+    return [*disk, *findings]
 
 
 def _check_free(path: Path) -> Finding:

@@ -79,13 +79,17 @@ class ReadModels:
                     self.save_checkpoint(name, Checkpoint(projection.VERSION, 0, GENESIS, None))
 
     def _begin_layout(self) -> None:
-        if self.check_layout() < _LAYOUT:
-            for name in ReadModels(self.conn, {}).table_names():
-                self.conn.execute(f'DROP TABLE "{name}"')
+        if self._layout() < _LAYOUT:
+            # Our own: whoever works with the file may have put something beside them.
+            self.conn.execute(f"DROP TABLE IF EXISTS {self.prefix}{_CHECKPOINTS}")
             self.conn.execute(f"PRAGMA user_version = {_LAYOUT}")
 
-    def check_layout(self) -> int:
-        """Say which layout the file has. Raises db.NewerSchema if it is one that a newer version made."""
+    def check_layout(self) -> None:
+        """Raise db.NewerSchema if a newer version made the file, db.NoData if it has to be made again."""
+        if self._layout() < _LAYOUT:
+            raise db.NoData("the read models are of an older layout: `roomlapse rebuild` makes them again")
+
+    def _layout(self) -> int:
         layout: int = self.conn.execute("PRAGMA user_version").fetchone()[0]
         if layout > _LAYOUT:
             raise db.NewerSchema(f"the read models are of layout {layout}, this Roomlapse knows {_LAYOUT}: upgrade it")
@@ -401,7 +405,9 @@ class _Table:
         self.upsert_row = f"INSERT OR REPLACE INTO {self.name} ({self.columns}) VALUES ({marks})"
         self.delete_row = f"DELETE FROM {self.name} WHERE {' AND '.join(f'{column} = ?' for column in self.key)}"
         self.delete_states = f"DELETE FROM {self.states} WHERE room_id = ? AND (event_time_ms, event_id) > (?, ?)"
-        self.insert_state = f"INSERT OR REPLACE INTO {self.states} VALUES (?, ?, ?, ?, ?, ?, ?)"
+        self.insert_state = (
+            f"INSERT OR REPLACE INTO {self.states} (room_id, {_STATE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
 
     def create(self, conn: db.Connection) -> None:
         columns = ", ".join(f"{name} {column.sql}" for name, column in self.types.items())

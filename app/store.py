@@ -308,6 +308,11 @@ class EventStore:
         _, pages, moved = self.conn.execute("PRAGMA wal_checkpoint(NOOP)").fetchone()
         return max(0, pages) if moved < pages else 0
 
+    def wal_bytes(self) -> int:
+        """The same in bytes."""
+        page_bytes: int = self._value("PRAGMA page_size")
+        return self.wal_pages() * page_bytes
+
     def move_wal(self) -> None:
         """Move what no reader needs in the WAL into the database, synced; the next commit begins the WAL anew."""
         self.conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -443,14 +444,16 @@ def test_where_commits_are_slow_the_wal_waits_until_nobody_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit, "_SLOW_COMMIT_S", 0.0)
+    monkeypatch.setattr(commit, "_IDLE_S", 1.5)  # a busy machine may make us pause for a moment
     harness = Harness(tmp_path)
 
     async def work() -> None:
         await harness.as_first_batch(*map(large, range(100)))
-        await send_on(harness, 1)
+        await send_on(harness, 2)
         assert wal_pages(harness) > commit._LONG_WAL_PAGES
         await until(lambda: wal_pages(harness) == 0)
         monkeypatch.setattr(commit, "_MAX_WAL_PAGES", 2000)  # but not for ever
+        await asyncio.sleep(commit._IDLE_S)
         await harness.submit_all(*map(large, range(100, 150)))
         await send_on(harness, 0.5)
         assert wal_pages(harness) > 0
@@ -463,13 +466,71 @@ def test_where_commits_are_slow_the_wal_waits_until_nobody_comes(
 
 
 @needs_sound_library
-def test_a_wal_that_cannot_be_moved_costs_no_callback_and_is_said_seldom(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def forbid_moving(store: EventStore) -> None:
-        store.conn.set_authorizer(lambda _action, _name, value, *_: 1 if value == "PASSIVE" else 0)
+def test_a_wal_that_a_reader_holds_up_is_moved_when_he_is_gone(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
 
-    harness = Harness(tmp_path, forbid_moving)
+    async def work() -> None:
+        await harness.as_first_batch(large(0))
+        reader = harness.opener.reader()
+        reader.conn.execute("BEGIN")
+        reader.head()
+        await harness.submit_all(*map(large, range(1, 100)))
+        await asyncio.sleep(3 * commit._IDLE_S)
+        assert wal_pages(harness) > commit._LONG_WAL_PAGES
+        reader.close()
+        await until(lambda: wal_pages(harness) == 0)  # nobody sends anything
+
+    harness.run(work())
+    harness.commits.stop()
+
+
+class SlowToMove(EventStore):
+    """A log that it takes two seconds to move the WAL of."""
+
+    def move_wal(self) -> None:
+        time.sleep(2)
+        super().move_wal()
+
+
+@needs_sound_library
+def test_while_moving_the_wal_takes_long_it_is_known_and_who_comes_is_refused(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    commits = GroupCommit(lambda: SlowToMove(db.open_log(harness.opener.path)), harness.metrics)
+    harness.commits = commits
+
+    async def work() -> None:
+        await harness.as_first_batch(*map(large, range(100)))
+        await until(lambda: commits.trouble() == "the disk is slow")
+        with pytest.raises(Full, match="the disk is slow"):
+            commits.submit(arrival(100))
+        await until(lambda: commits.trouble() is None)
+        assert await commits.submit(arrival(100)) == Appended(101, duplicate=False)
+
+    harness.run(work())
+    commits.stop()
+
+
+def forbid_moving(store: EventStore) -> None:
+    store.conn.set_authorizer(lambda _action, _name, value, *_: 1 if value == "PASSIVE" else 0)
+
+
+def forbid_looking(store: EventStore) -> None:
+    store.conn.set_authorizer(lambda _action, _name, value, *_: 1 if value == "NOOP" else 0)
+
+
+def run_out_of_memory(store: EventStore) -> None:
+    def raise_memory_error() -> None:
+        raise MemoryError
+
+    store.move_wal = raise_memory_error  # type: ignore[method-assign]
+
+
+@needs_sound_library
+@pytest.mark.parametrize("spoil", [forbid_moving, forbid_looking, run_out_of_memory])
+def test_a_wal_that_cannot_be_moved_costs_no_callback_and_is_said_seldom(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Spoil
+) -> None:
+    harness = Harness(tmp_path, spoil)
 
     async def work() -> None:
         for begin in range(0, 300, 100):

@@ -250,8 +250,14 @@ def test_read_models_of_an_older_layout_are_begun_anew(log: EventStore, open_mod
     add(log, 1, 2)
     catch_up_all(log, models)
     models.conn.execute("ALTER TABLE rooms_states DROP COLUMN min_position")
+    models.conn.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT)")
+    models.conn.execute("INSERT INTO notes (text) VALUES ('an analyst was here')")
     models.conn.execute("PRAGMA user_version = 0")
+    with pytest.raises(db.NoData, match="roomlapse rebuild"):
+        models.check_layout()
     again = open_models(members())
+    again.check_layout()
+    assert again.conn.execute("SELECT text FROM notes").fetchall() == [("an analyst was here",)]
     assert set(positions(again).values()) == {0}
     catch_up_all(log, again)
     assert Queries(log, again).room("r").events == 2
