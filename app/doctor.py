@@ -54,11 +54,13 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
 
 class _Server(msgspec.Struct):
-    """What a running server says of itself: the values of its metrics, by name and labels."""
+    """What a running server says of itself: the values of its metrics, by name and labels, and its log's end."""
 
     url: str
     metrics: dict[tuple[str, tuple[tuple[str, str], ...]], float] | None
     problem: str = ""
+    head: int = 0
+    chain: str = ""
 
     def value(self, name: str, **labels: str) -> float:
         return (self.metrics or {}).get((name, tuple(sorted(labels.items()))), 0.0)
@@ -69,7 +71,7 @@ def diagnose(settings: Settings, url: str) -> Diagnosis:
     it; changes nothing else."""
     server = _ask(url, settings.secrets)
     findings = [_check_library(), _check_vector(), _check_bind(settings), _check_server(server)]
-    findings += _check_data(DataDir(settings.data))
+    findings += _check_data(DataDir(settings.data), server)
     findings += [_check_clock(server, settings), _check_answers(server), _check_refusals(server)]
     return Diagnosis(all(finding.state != BAD for finding in findings), findings)
 
@@ -124,7 +126,7 @@ def _check_bind(settings: Settings) -> Finding:
 # ---- the data directory ----
 
 
-def _check_data(data_dir: DataDir) -> list[Finding]:
+def _check_data(data_dir: DataDir, server: _Server) -> list[Finding]:
     """The disk below it, and what is in it."""
     disk = [_check_free(data_dir.path), _check_sync(data_dir.path)] if data_dir.path.is_dir() else []
     try:
@@ -135,6 +137,9 @@ def _check_data(data_dir: DataDir) -> list[Finding]:
         return [*disk, Finding("data", BAD, str(error), "start the server once, or say --data")]
     try:
         findings = [_check_chain(log), _check_quarantine(log)]
+        if server.metrics is not None and log.chain_at(server.head) != server.chain:
+            found = f"the log here is not the one that {server.url} writes, which ends at position {server.head}"
+            findings.append(Finding("data", BAD, found, "say the server's directory with --data, or another --url"))
         if reader is not None:
             stopped = {
                 name: projection.error
@@ -232,27 +237,37 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _StayHere
 
 
 def _ask(url: str, secrets: Secrets) -> _Server:
-    request = urllib.request.Request(f"{url}/metrics")  # noqa: S310  an http URL, as the command line has checked
-    token = secrets.admin_token or secrets.api_token
-    if token is not None:
-        request.add_header("Authorization", f"Bearer {token}")
     try:
-        with _OPENER.open(request, timeout=_ASK_S) as answer:
-            text = answer.read().decode()
         metrics = {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
+            for family in text_string_to_metric_families(_get(url, "/metrics", secrets).decode())
             for sample in family.samples
         }
+        if ("roomlapse_log_writable", ()) not in metrics:
+            return _Server(url, None, f"what answers at {url} is no Roomlapse")
+        status = msgspec.json.decode(_get(url, "/status", secrets), type=_Head)
     except urllib.error.HTTPError as error:
         with suppress(OSError):
             error.close()
-        return _Server(url, None, f"{url}/metrics answers {error.code}")
+        return _Server(url, None, f"{error.url} answers {error.code}")
     except (OSError, ValueError, http.client.HTTPException) as error:
         return _Server(url, None, f"no answer from {url}: {getattr(error, 'reason', error)}")
-    if ("roomlapse_log_writable", ()) not in metrics:
-        return _Server(url, None, f"what answers at {url} is no Roomlapse")
-    return _Server(url, metrics)
+    return _Server(url, metrics, head=status.head, chain=status.chain)
+
+
+class _Head(msgspec.Struct):
+    head: int
+    chain: str
+
+
+def _get(url: str, path: str, secrets: Secrets) -> bytes:
+    request = urllib.request.Request(f"{url}{path}")  # noqa: S310  an http URL, as the command line has checked
+    token = secrets.admin_token or secrets.api_token
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token}")
+    with _OPENER.open(request, timeout=_ASK_S) as answer:
+        body: bytes = answer.read()
+    return body
 
 
 def _check_server(server: _Server) -> Finding:

@@ -151,6 +151,17 @@ def test_a_stopped_server_alone_is_no_failure(data: Path) -> None:
     }
 
 
+def test_a_server_that_writes_another_log_than_the_one_here_is_found(data: Path, tmp_path: Path) -> None:
+    with Victim(tmp_path / "other") as victim:
+        assert send(victim, 0.0) == 200
+        right = Diagnosed(tmp_path / "other", victim.url)
+        wrong = Diagnosed(data, victim.url)
+    assert "data" not in right.findings
+    assert (wrong.code, wrong.state("data")) == (1, "bad")
+    assert wrong.found("data") == f"the log here is not the one that {victim.url} writes, which ends at position 1"
+    assert "--data" in wrong.advice("data")
+
+
 def test_what_is_no_url_is_wrong_usage(data: Path) -> None:
     done = run_program("doctor", "--url", "127.0.0.1:8000", "--data", str(data))
     assert done.returncode == 2
