@@ -82,6 +82,13 @@ BUGS: dict[str, list[Bug]] = {
     "known_at goes on from a state that knew more": [
         Bug("app/read_models.py", "event_time_ms <= ? AND max_position <= ?", "event_time_ms <= ? AND ? IS NOT NULL"),
     ],
+    "a part of the past in which something came earlier is passed over": [
+        Bug("app/fold.py", "*folded), min(folded)", "*folded), max(folded)"),
+    ],
+    "an event that came later is taken for one that overtook": [
+        Bug("app/queries.py", "behind=behind, before=late.position", "behind=behind, before=2**62"),
+        Bug("app/queries.py", "late.key, late.position):", "late.key, 2**62):"),
+    ],
     "as_of leaves out its own millisecond": [
         Bug(
             "app/store.py",
