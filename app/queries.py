@@ -157,7 +157,7 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The half-open window that a timeline was asked for."""
+    """The half-open window that a timeline was asked for; `from_ms` is null if it ends before the timeline begins."""
 
     from_ms: int | None
     to_ms: int
@@ -626,7 +626,7 @@ class Queries:
         if end is None:
             now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
             end = now_ms if as_of is None else min(now_ms, as_of)
-        begin = from_ms if from_ms is not None else (rows[0].from_ms if rows else None)
+        begin = from_ms if from_ms is not None else next((row.from_ms for row in rows if row.from_ms < end), None)
         intervals = list(_clip(rows, from_ms, to_ms))
         sums = {True: 0, False: 0}
         for interval in intervals:

@@ -278,10 +278,10 @@ class Oracle:
         end = now_ms
         if as_of is not None and as_of < now_ms:
             end = as_of
-        window_from: int | None = from_ms
-        if window_from is None and whole:
-            window_from = whole[0]["from_ms"]
         window_to = end if to_ms is None else to_ms
+        window_from: int | None = from_ms
+        if window_from is None and whole and whole[0]["from_ms"] < window_to:
+            window_from = whole[0]["from_ms"]
 
         clipped: list[dict[str, Any]] = []
         for interval in whole:

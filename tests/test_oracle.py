@@ -315,7 +315,7 @@ def test_a_millisecond_of_several_values_makes_no_empty_interval() -> None:
     [
         ({"now_ms": 100}, [(10, 30, True), (30, 60, False), (60, None, True)], 60, 30, (10, 100)),
         ({"now_ms": 40}, [(10, 30, True), (30, 60, False), (60, None, True)], 20, 10, (10, 40)),
-        ({"now_ms": 5}, [(10, 30, True), (30, 60, False), (60, None, True)], 0, 0, (10, 5)),
+        ({"now_ms": 5}, [(10, 30, True), (30, 60, False), (60, None, True)], 0, 0, (None, 5)),
         ({"now_ms": 100, "as_of": 50}, [(10, 30, True), (30, None, False)], 20, 20, (10, 50)),
         ({"now_ms": 45, "as_of": 50}, [(10, 30, True), (30, None, False)], 20, 15, (10, 45)),
         (
@@ -335,7 +335,7 @@ def test_a_millisecond_of_several_values_makes_no_empty_interval() -> None:
             (20, 70),
         ),
         ({"now_ms": 40, "to_ms": 70}, [(10, 30, True), (30, 60, False), (60, 70, True)], 30, 30, (10, 70)),
-        ({"now_ms": 100, "to_ms": 10}, [], 0, 0, (10, 10)),
+        ({"now_ms": 100, "to_ms": 10}, [], 0, 0, (None, 10)),
         ({"now_ms": 100, "from_ms": 50, "to_ms": 40}, [], 0, 0, (50, 40)),
         ({"now_ms": 100, "from_ms": 200}, [(200, None, True)], 0, 0, (200, 100)),
     ],
@@ -345,7 +345,7 @@ def test_visibility_window(
     intervals: list[tuple[int, int | None, bool]],
     public_ms: int,
     hidden_ms: int,
-    window: tuple[int, int],
+    window: tuple[int | None, int],
 ) -> None:
     oracle = feed(
         update("r", 10, '"IsPublicVisible":true'),

@@ -262,6 +262,7 @@ def test_visibility(scene: Scene, room_id: str) -> None:
         {},
         {"from": T0 + 500},
         {"to": T0 + 2000},
+        {"to": T0 - 50_000},
         {"from": T0 + 35, "to": T0 + 60},
         {"from": T0, "to": T0},
         {"from": T0 - 99_999, "to": T0 - 50_000},
