@@ -33,9 +33,12 @@ def back_up(data_dir: DataDir, file: Path, progress: Progress = no_progress) -> 
     """
     if file.exists():
         raise FileExistsError(f"{file} is there already: a backup replaces nothing, choose another name")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {file.parent}: make it, or choose another place")
     partial = file.with_name(f".{file.name}.partial")
     partial.unlink(missing_ok=True)  # of one that was interrupted
     try:
+        db.make_private(partial)
         db.copy(data_dir.log_path, partial)
         backed_up = _check(partial, file, progress)
         _sync(partial)

@@ -34,6 +34,7 @@ from app.settings import (
     DEFAULT_DATA,
     DEFAULT_HOST,
     DEFAULT_PORT,
+    MIN_TOKEN,
     BadSettings,
     Settings,
     read_allowed_hosts,
@@ -216,6 +217,8 @@ def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> 
     settings.check()
     if not settings.secrets.callback_tokens:
         _log.warning("no callback token is set: whoever reaches this address can send callbacks")
+    if any(len(token) < MIN_TOKEN for token in settings.secrets.callback_tokens):
+        _log.warning("a callback token has less than %d characters: whoever guesses it can send callbacks", MIN_TOKEN)
     if settings.secrets.api_token is None:
         _log.warning("no API token is set: whoever reaches this address can ask")
     service = Service(settings)
@@ -475,6 +478,8 @@ def doctor(url: str | None, data: Path, as_json: bool) -> None:
     """
     host = os.environ.get("ROOMLAPSE_HOST") or DEFAULT_HOST
     port = os.environ.get("ROOMLAPSE_PORT") or str(DEFAULT_PORT)
+    if not (port.isascii() and port.isdigit()):
+        raise click.UsageError(f"ROOMLAPSE_PORT is {port!r}, which is no port")
     url = url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url {url} does not begin with http:// or https://")

@@ -190,10 +190,13 @@ class GroupCommit:
         arrivals = [waiter.item for waiter in batch if isinstance(waiter.item, Arrival)]
         rejections = [waiter.item for waiter in batch if isinstance(waiter.item, Rejection)]
         begin = time.perf_counter()
-        appended = iter(store.append(arrivals, rejections))
+        outcomes = store.append(arrivals, rejections)
         self._commit_s = time.perf_counter() - begin
         self._metrics.commit_seconds.observe(self._commit_s)
         self._metrics.commit_size.observe(len(batch))
+        if outcomes:
+            self._metrics.see_head(max(outcome.position for outcome in outcomes))
+        appended = iter(outcomes)
         return [next(appended) if isinstance(waiter.item, Arrival) else None for waiter in batch]
 
     def _probe(self) -> None:

@@ -169,11 +169,14 @@ class DataDir:
             with suppress(db.NewerSchema):
                 self.open_read_models().close()
         except db.UNREADABLE as error:
-            if not self._are_spoilt(error):
+            if not db.tells_of_a_fault(error):
                 raise
 
     def drop_spoilt_read_models(self) -> None:
-        """Remove the read models if their file is spoilt: a server makes them again from the log."""
+        """Remove the read models if their file is spoilt: a server makes them again from the log.
+
+        What does not even begin as a database may be somebody's: it is moved aside.
+        """
         try:
             models = self.open_read_models()
             try:
@@ -181,16 +184,17 @@ class DataDir:
             finally:
                 models.close()
         except db.UNREADABLE as error:
-            if not self._are_spoilt(error):
+            if not db.tells_of_a_fault(error):
                 raise
             fault = str(error)
-        if fault is not None:
-            _log.error("the read models are spoilt and made again: %s", fault)
-            db.remove(self.read_models_path)
-
-    def _are_spoilt(self, error: BaseException) -> bool:
-        """Whether an error says so of the read models. A file that has never been a database is not ours to remove."""
-        return db.tells_of_a_fault(error) and db.looks_like_one(self.read_models_path)
+        if fault is None:
+            return
+        _log.error("the read models are spoilt and made again: %s", fault)
+        if not db.looks_like_one(self.read_models_path):
+            aside = self.read_models_path.with_suffix(".unreadable")
+            _log.error("what was there is now %s", aside)
+            self.read_models_path.replace(aside)
+        db.remove(self.read_models_path)
 
     def read_models_file(self) -> tuple[int, int] | None:
         """Which file the read models are in, None if there is none: who has another one open has to open it anew."""
@@ -207,8 +211,10 @@ class DataDir:
         queries = Queries(log, models)
         try:
             models.check_layout()
-        except BaseException:
+        except BaseException as error:
             queries.close()
+            if isinstance(error, db.Error):
+                raise type(error)(f"{self.read_models_path}: {error}") from None
             raise
         return queries
 

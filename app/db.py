@@ -4,8 +4,9 @@
 from here: two SQLite libraries on one file in one process would break each other's locks.
 """
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -269,7 +270,18 @@ def _raise_with_path(error: BaseException, path: Path | str) -> NoReturn:
     raise error
 
 
+def make_private(path: Path | str) -> None:
+    """Make a file that is not there yet, for its owner alone: bodies are for nobody else on this machine.
+
+    What cannot be done is told by whoever opens it then.
+    """
+    with suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
 def _connect(path: Path | str) -> Connection:
+    if path != MEMORY:
+        make_private(path)
     try:
         return sqlite3.connect(str(path), isolation_level=None, check_same_thread=False)
     except Error as error:

@@ -16,7 +16,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import db
-from app.data_dir import DataDir
+from app.data_dir import DataDir, WrongOwner
 from app.settings import BadSettings, Secrets, Settings, is_loopback
 from app.store import EventStore
 from app.tencent import sign
@@ -54,13 +54,16 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
 
 class _Server(msgspec.Struct):
-    """What a running server says of itself: the values of its metrics, by name and labels, and its log's end."""
+    """What a running server says of itself: the values of its metrics, by name and labels, its log's end, and why it
+    is not ready."""
 
     url: str
     metrics: dict[tuple[str, tuple[tuple[str, str], ...]], float] | None
     problem: str = ""
+    advice: str = ""
     head: int = 0
     chain: str = ""
+    unready: str = ""
 
     def value(self, name: str, **labels: str) -> float:
         return (self.metrics or {}).get((name, tuple(sorted(labels.items()))), 0.0)
@@ -71,7 +74,7 @@ def diagnose(settings: Settings, url: str) -> Diagnosis:
     it; changes nothing else."""
     server = _ask(url, settings.secrets)
     findings = [_check_library(), _check_vector(), _check_bind(settings), _check_server(server)]
-    findings += _check_data(DataDir(settings.data), server)
+    findings += _check_data(DataDir(settings.data), settings.sdk_app_id or None, server)
     findings += [_check_clock(server, settings), _check_answers(server), _check_refusals(server)]
     return Diagnosis(all(finding.state != BAD for finding in findings), findings)
 
@@ -126,18 +129,23 @@ def _check_bind(settings: Settings) -> Finding:
 # ---- the data directory ----
 
 
-def _check_data(data_dir: DataDir, server: _Server) -> list[Finding]:
+def _check_data(data_dir: DataDir, sdk_app_id: str | None, server: _Server) -> list[Finding]:
     """The disk below it, and what is in it."""
     disk = [_check_free(data_dir.path), _check_sync(data_dir.path)] if data_dir.path.is_dir() else []
     try:
-        data_dir.check(None)
+        data_dir.check(sdk_app_id)
         reader = data_dir.open_queries() if data_dir.read_models_path.exists() else None
         log = reader.log if reader is not None else data_dir.open_log_reader()
-    except (db.Error, db.NoData, db.NewerSchema, OSError) as error:
+    except db.Error as error:
+        advice = (
+            "read models are made again when the server starts; for events.db, restore a backup into an empty place"
+        )
+        return [*disk, Finding("data", BAD, str(error), advice)]
+    except (db.NoData, db.NewerSchema, OSError, WrongOwner) as error:
         return [*disk, Finding("data", BAD, str(error), "start the server once, or say --data")]
     try:
         findings = [_check_chain(log), _check_quarantine(log)]
-        if server.metrics is not None and log.chain_at(server.head) != server.chain:
+        if server.chain and log.chain_at(server.head) != server.chain:
             found = f"the log here is not the one that {server.url} writes, which ends at position {server.head}"
             findings.append(Finding("data", BAD, found, "say the server's directory with --data, or another --url"))
         if reader is not None:
@@ -236,6 +244,30 @@ class _StayHere(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _StayHere)
 
 
+_NO_SERVER = "start it, or say where it is with --url, and give this command its tokens: some checks need it"
+_GIVE_TOKENS = "give this command the server's tokens, in its environment: ROOMLAPSE_API_TOKEN, ROOMLAPSE_ADMIN_TOKEN"
+
+
+class _Head(msgspec.Struct):
+    head: int
+    chain: str
+
+
+class _Ready(msgspec.Struct):
+    ready: bool = False
+    lag: dict[str, int] = {}
+    stopped: dict[str, str] = {}
+    waiting: str | None = None
+    failure: str | None = None
+
+    def why_not(self) -> str:
+        """Say what is wrong, in one line; empty if it is ready."""
+        if self.ready:
+            return ""
+        reasons = [reason for reason in (self.failure, self.waiting, *self.stopped.values()) if reason]
+        return "; ".join(reasons) or f"the read models are {max(self.lag.values(), default=0)} events behind"
+
+
 def _ask(url: str, secrets: Secrets) -> _Server:
     try:
         metrics = {
@@ -244,43 +276,48 @@ def _ask(url: str, secrets: Secrets) -> _Server:
             for sample in family.samples
         }
         if ("roomlapse_log_writable", ()) not in metrics:
-            return _Server(url, None, f"what answers at {url} is no Roomlapse")
-        status = msgspec.json.decode(_get(url, "/status", secrets), type=_Head)
+            return _Server(url, None, f"what answers at {url} is no Roomlapse", _NO_SERVER)
+        ready = msgspec.json.decode(_get(url, "/readyz", secrets, also=503), type=_Ready)
+        if not ready.ready and ready.failure is not None:
+            return _Server(url, metrics, unready=ready.why_not())
+        end = msgspec.json.decode(_get(url, "/status", secrets), type=_Head)
     except urllib.error.HTTPError as error:
         with suppress(OSError):
             error.close()
-        return _Server(url, None, f"{error.url} answers {error.code}")
+        advice = _GIVE_TOKENS if error.code in (401, 403) else "see its log"
+        return _Server(url, None, f"{error.url} answers {error.code}", advice)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return _Server(url, None, f"no answer from {url}: {getattr(error, 'reason', error)}")
-    return _Server(url, metrics, head=status.head, chain=status.chain)
+        return _Server(url, None, f"no answer from {url}: {getattr(error, 'reason', error)}", _NO_SERVER)
+    return _Server(url, metrics, head=end.head, chain=end.chain, unready=ready.why_not())
 
 
-class _Head(msgspec.Struct):
-    head: int
-    chain: str
-
-
-def _get(url: str, path: str, secrets: Secrets) -> bytes:
+def _get(url: str, path: str, secrets: Secrets, also: int = 200) -> bytes:
+    """Ask; another status than 200 raises HTTPError, but for one whose body is wanted too."""
     request = urllib.request.Request(f"{url}{path}")  # noqa: S310  an http URL, as the command line has checked
     token = secrets.admin_token or secrets.api_token
     if token is not None:
         request.add_header("Authorization", f"Bearer {token}")
-    with _OPENER.open(request, timeout=_ASK_S) as answer:
-        body: bytes = answer.read()
+    try:
+        with _OPENER.open(request, timeout=_ASK_S) as answer:
+            body: bytes = answer.read()
+    except urllib.error.HTTPError as error:
+        if error.code != also:
+            raise
+        with error:
+            body = error.read()
     return body
 
 
 def _check_server(server: _Server) -> Finding:
     if server.metrics is None:
-        return Finding(
-            "server",
-            WARNING,
-            server.problem,
-            "start it, or say where it is with --url, and give this command its tokens: some checks need it",
-        )
+        return Finding("server", WARNING, server.problem, server.advice)
     if not server.value("roomlapse_log_writable"):
-        return Finding("server", BAD, "its last commit failed: callbacks get 503", "see its log; make room on the disk")
-    return Finding("server", OK, f"{server.url}, log head {server.value('roomlapse_log_head'):.0f}")
+        found = f"its last commit failed, callbacks get 503: {server.unready}".removesuffix(": ")
+        return Finding("server", BAD, found, "see its log; make room on the disk, or put back what was moved")
+    if server.unready:
+        advice = "mend that; /readyz, /status and the server's log say more"
+        return Finding("server", BAD, f"it takes callbacks but is not ready: {server.unready}", advice)
+    return Finding("server", OK, f"{server.url}, log head {server.head}")
 
 
 def _check_clock(server: _Server, settings: Settings) -> Finding:

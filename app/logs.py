@@ -27,19 +27,20 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the line, in ASCII: JSON escapes whatever a terminal or a log reader could act on."""
-        line = {
+        own = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
         }
+        line = {"message": record.getMessage()}
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         finite = json.loads(
             json.dumps(line, default=str, skipkeys=True), parse_constant=lambda _: None
         )  # NaN is not JSON
-        return json.dumps(self._redacted(finite))
+        # Names of ours stay, whatever the secrets are: the line has to be readable.
+        return json.dumps(own | {name: self._redacted(value) for name, value in finite.items()})
 
     def _redacted(self, value: Any) -> Any:
         """A JSON value without the secrets. Of the text it is written as, one could hit an escape."""

@@ -84,6 +84,7 @@ class Metrics:
             "roomlapse_log_writable", "0 if the last commit failed: callbacks get 503.", registry=self.registry
         )
         self.writable.set(1)
+        self._head, self._projected = 0, dict[str, int]()
         self.head = Gauge("roomlapse_log_head", "Position of the last event in the log.", registry=self.registry)
         self.lag = Gauge(
             "roomlapse_projection_lag", "Events that a projection has not read.", ["projection"], registry=self.registry
@@ -104,11 +105,29 @@ class Metrics:
             "roomlapse_wal_bytes", "Size of a database's write-ahead log.", ["database"], registry=self.registry
         )
 
+    def see_head(self, position: int) -> None:
+        """Take notice of an event in the log."""
+        if position > self._head:
+            self._head = position
+            self.head.set(position)
+
+    def see_projected(self, positions: dict[str, int]) -> None:
+        """Take notice of how far the projections have read."""
+        self._projected = positions
+
     def expose(self, data: Path, skews_s: Sequence[float] = ()) -> bytes:
         """Write all metrics in Prometheus' text format. `skews_s`: how far ahead our clock was at recent callbacks."""
         self.signed_recent.set(len(skews_s))
         self.clock_skew.set(median(skews_s) if skews_s else 0)
+        for name, position in self._projected.items():
+            self.lag.labels(name).set(max(0, self._head - position))  # also while the projector says nothing
         for database in ("events", "read_models"):
-            wal = data / f"{database}.db-wal"
-            self.wal_bytes.labels(database).set(wal.stat().st_size if wal.exists() else 0)
+            self.wal_bytes.labels(database).set(_size_of(data / f"{database}.db-wal"))
         return generate_latest(self.registry)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # it is not there, or not to be looked at: what is wrong then is told elsewhere

@@ -31,7 +31,7 @@ _RETRY_S = 1.0
 _SAY_EVERY_S = 10.0
 _EVERY_S = 0.5  # a room's events that are read together are cheaper; a reader who waits for them ends this at once
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("app.projector")  # and not __main__, which it is run as
 
 
 class Report(msgspec.Struct):

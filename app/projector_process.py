@@ -18,6 +18,7 @@ from app.settings import PREFIX
 
 _RETRY_S = 1.0
 _STOP_S = 5.0
+_SILENT_S = 10.0  # it reports at least every second, but for a large batch
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class ProjectorProcess:
         self._position = 0
         self._stopped: dict[str, str] = {}
         self._waiting = ""
+        self._heard_at_s = time.monotonic()
         self._process: subprocess.Popen[bytes] | None = None
         self.on_progress: Callable[[], None] = lambda: None
         """Called, in a thread of ours, after each step that read something."""
@@ -47,6 +49,9 @@ class ProjectorProcess:
     @property
     def waiting(self) -> str | None:
         """Why the projector takes no step at all, None if it does."""
+        silent_s = time.monotonic() - self._heard_at_s
+        if silent_s > _SILENT_S:
+            return f"the projector's process has said nothing for {silent_s:.0f} s: it may be stopped, or very busy"
         return self._waiting or None
 
     @property
@@ -56,6 +61,7 @@ class ProjectorProcess:
 
     def start(self) -> None:
         """Start the process, and the thread that listens to it."""
+        self._heard_at_s = time.monotonic()
         self._process = self._start()
         self._thread.start()
 
@@ -137,13 +143,14 @@ class ProjectorProcess:
                 process.kill()
 
     def _take(self, report: Report) -> None:
+        self._heard_at_s = time.monotonic()
         self._waiting = report.waiting
         if report.waiting:
             return
-        self._metrics.head.set(report.head)
+        self._metrics.see_head(report.head)
+        self._metrics.see_projected(report.positions)
         self._metrics.late.inc(report.late)
-        for name, position in report.positions.items():
-            self._metrics.lag.labels(name).set(report.head - position)
+        for name in report.positions:
             self._metrics.stopped.labels(name).set(name in report.stopped)
         if report.stopped != self._stopped:
             self._stopped = report.stopped

@@ -1,6 +1,7 @@
 """What is set from outside: the environment, files for secrets, and the command line's options. Read once."""
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,6 +13,8 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 DEFAULT_DATA = Path("data")
 DEFAULT_RATE_LIMIT_PER_S = 100.0
+MIN_TOKEN = 8
+"""Characters; the sender's tokens are the console's to choose, so that shorter ones of them are only warned of."""
 
 
 class BadSettings(ValueError):
@@ -57,7 +60,11 @@ class Settings(msgspec.Struct, frozen=True):
     """Whether the page explains itself as a demo."""
 
     def check(self) -> None:
-        """Raise BadSettings if this would open the service to a network without tokens."""
+        """Raise BadSettings if this would open the service to a network without tokens, or with one that is soon
+        guessed."""
+        for name, token in (("API_TOKEN", self.secrets.api_token), ("ADMIN_TOKEN", self.secrets.admin_token)):
+            if token and len(token) < MIN_TOKEN:
+                raise BadSettings(f"{PREFIX}{name} has less than {MIN_TOKEN} characters: take one that nobody guesses")
         if self.insecure or is_loopback(self.host):
             return
         missing = [
@@ -86,8 +93,12 @@ def is_loopback(host: str) -> bool:
 
 
 def read_allowed_hosts(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Read ROOMLAPSE_ALLOWED_HOSTS: names without ports, comma-separated."""
-    return tuple(host.strip().lower() for host in env.get(f"{PREFIX}ALLOWED_HOSTS", "").split(",") if host.strip())
+    """Read ROOMLAPSE_ALLOWED_HOSTS: names without ports, comma-separated. Raises BadSettings."""
+    hosts = tuple(host.strip().lower() for host in env.get(f"{PREFIX}ALLOWED_HOSTS", "").split(",") if host.strip())
+    for host in hosts:
+        if not re.fullmatch(r"[\w.-]+", host):
+            raise BadSettings(f"{PREFIX}ALLOWED_HOSTS holds {host!r}, which is no name: rooms.example, without a port")
+    return hosts
 
 
 def read_rate_limit(env: Mapping[str, str] = os.environ) -> float | None:

@@ -162,6 +162,27 @@ def test_a_server_that_writes_another_log_than_the_one_here_is_found(data: Path,
     assert "--data" in wrong.advice("data")
 
 
+def test_the_data_of_another_application_is_found(data: Path) -> None:
+    edit(data, "INSERT INTO meta VALUES ('sdk_app_id', ?)", APP_ID)
+    assert "data" not in Diagnosed(data, env={"ROOMLAPSE_SDK_APP_ID": APP_ID}).findings
+    told = Diagnosed(data, env={"ROOMLAPSE_SDK_APP_ID": "1400000777"})
+    assert (told.code, told.state("data")) == (1, "bad")
+    assert "1400000777" in told.found("data")
+
+
+def test_a_port_that_is_none_is_wrong_usage(data: Path) -> None:
+    done = run_program("doctor", "--data", str(data), env={"ROOMLAPSE_PORT": "abc"})
+    assert (done.returncode, "ROOMLAPSE_PORT is 'abc'" in done.stderr) == (2, True)
+
+
+def test_with_a_wrong_token_it_says_which_one_to_give(tmp_path: Path) -> None:
+    with Victim(tmp_path / "data", env={"ROOMLAPSE_API_TOKEN": API, "ROOMLAPSE_CALLBACK_TOKENS": TOKEN}) as victim:
+        told = Diagnosed(tmp_path / "data", victim.url, {"ROOMLAPSE_API_TOKEN": "another one"})
+    assert told.state("server") == "warning"
+    assert "401" in told.found("server")
+    assert "ROOMLAPSE_API_TOKEN" in told.advice("server")
+
+
 def test_what_is_no_url_is_wrong_usage(data: Path) -> None:
     done = run_program("doctor", "--url", "127.0.0.1:8000", "--data", str(data))
     assert done.returncode == 2

@@ -16,7 +16,7 @@ from conftest import APP_ID, T0, UPDATE, Server, StartServer, body_of, run
 
 from app.gate import MAX_PATH_BYTES, MAX_QUERY_BYTES, SECURITY_HEADERS, Gate
 from app.limits import RateLimit
-from app.settings import Secrets, Settings, read_allowed_hosts
+from app.settings import BadSettings, Secrets, Settings, read_allowed_hosts
 from app.tencent import sign
 
 API, ADMIN, CALLBACK = "gate-api-token", "gate-admin-token", "gate-callback-token"
@@ -91,6 +91,12 @@ def test_names_that_are_allowed_replace_any_name_and_keep_the_loopback() -> None
             assert status_of(guarded, scope_of(host)) is None, host
         for host in FOREIGN:
             assert status_of(guarded, scope_of(host)) == 421, host
+
+
+@pytest.mark.parametrize("host", ["http://rooms.example", "rooms.example:8000", "a b", "*", "[::1]"])
+def test_what_is_no_name_of_a_host_is_refused(host: str) -> None:
+    with pytest.raises(BadSettings, match="ALLOWED_HOSTS"):
+        read_allowed_hosts({"ROOMLAPSE_ALLOWED_HOSTS": f"fine.example,{host}"})
 
 
 def test_an_address_itself_is_answered_no_name_server_can_turn_it() -> None:

@@ -177,3 +177,11 @@ def test_in_a_process_every_logger_writes_json_lines_on_stderr() -> None:
 @pytest.mark.parametrize("level", ["INFO", "WARNING", "ERROR"])
 def test_the_access_log_which_would_hold_each_sign_is_silent_at_every_level(level: str) -> None:
     assert stderr_lines(f"logging.getLogger('uvicorn.access').log(logging.{level}, 'POST /callbacks?Sign=abc')") == []
+
+
+def test_names_of_ours_stay_whatever_the_secrets_are() -> None:
+    record = logging.makeLogRecord({"msg": "it is time", "name": "info", "levelname": "INFO", "time_ms": "info"})
+    line = json.loads(JsonFormatter(["time", "info", "e"]).format(record))
+    assert line.keys() == {"time", "level", "logger", "message", "time_ms"}
+    assert (line["level"], line["logger"], line["time_ms"]) == ("info", "info", "[redacted]")
+    assert line["message"] == "it is [redacted]"

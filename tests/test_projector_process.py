@@ -141,3 +141,54 @@ def test_a_log_that_cannot_be_read_is_told_by_whoever_is_asked_and_callbacks_are
     done = run("verify", "--data", str(server.data))
     assert done.returncode == 1
     assert b"position 1" in done.stdout
+
+
+def test_a_projector_that_says_nothing_is_told_of_by_readiness_metrics_and_doctor(start_server: StartServer) -> None:
+    server = start_server()
+    assert server.post(body_of("r", T0)).status_code == 200
+    assert server.get("/rooms/r")["events"] == 1
+    projector = projector_of(server)
+    os.kill(projector, signal.SIGSTOP)
+    try:
+        for number in range(1, 6):
+            assert server.post(body_of("r", T0 + number)).status_code == 200
+        text = server.client.get("/metrics").text
+        assert "roomlapse_log_head 6.0" in text
+        assert 'roomlapse_projection_lag{projection="visibility"} 5.0' in text
+        time.sleep(10.1)
+        answer = server.client.get("/readyz")
+        assert answer.status_code == 503
+        assert "has said nothing for 1" in answer.json()["waiting"]
+        assert "has said nothing for 1" in server.client.get("/rooms/r").json()["detail"]
+        told = run("doctor", "--url", server.url, "--data", str(server.data))
+        assert told.returncode == 1
+        assert b"it takes callbacks but is not ready: the projector" in told.stdout
+    finally:
+        os.kill(projector, signal.SIGCONT)
+    assert server.get("/rooms/r")["events"] == 6
+    assert server.client.get("/readyz").json()["waiting"] is None
+    assert 'roomlapse_projection_lag{projection="visibility"} 0.0' in server.client.get("/metrics").text
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("when", ["before it starts", "while it runs"])
+def test_what_stands_in_the_place_of_the_read_models_and_is_no_database_is_moved_aside(
+    start_server: StartServer, when: str
+) -> None:
+    server = start_server()
+    assert server.post(body_of("r", T0)).status_code == 200
+    assert server.get("/rooms/r")["events"] == 1
+    if when == "before it starts":
+        assert server.stop() == 0
+    for file in server.data.glob("read_models.db*"):
+        file.unlink()
+    (server.data / "read_models.db").write_bytes(b"somebody's notes\n" * 1000)
+    if when == "before it starts":
+        server = start_server(data=server.data)
+    assert server.post(body_of("r", T0 + 1)).status_code == 200
+    wait_until(lambda: server.client.get("/rooms/r").status_code == 200)
+    assert server.get("/rooms/r")["events"] == 2
+    assert (server.data / "read_models.unreadable").read_bytes().startswith(b"somebody's notes\n")
+    assert "what was there is now" in server.logs()
+    assert server.stop() == 0
+    assert run("verify", "--data", str(server.data)).returncode == 0

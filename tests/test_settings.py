@@ -55,8 +55,16 @@ def test_another_address_needs_both_tokens(host: str) -> None:
     with pytest.raises(BadSettings, match="set ROOMLAPSE_API_TOKEN,"):
         settings_for(host, Secrets(("token",))).check()
     with pytest.raises(BadSettings, match="set ROOMLAPSE_CALLBACK_TOKENS,"):
-        settings_for(host, Secrets((), "api")).check()
+        settings_for(host, Secrets((), "api-token")).check()
     settings_for(host, BOTH).check()
+
+
+@pytest.mark.parametrize("secrets", [Secrets((), "7 chars"), Secrets((), "long enough", "short")])
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_token_that_is_soon_guessed_is_refused(secrets: Secrets, insecure: bool) -> None:
+    with pytest.raises(BadSettings, match="less than 8 characters"):
+        settings_for("127.0.0.1", secrets, insecure=insecure).check()
+    settings_for("127.0.0.1", Secrets(("x",), "8 chars.")).check()  # the sender's are the console's to choose
 
 
 @pytest.mark.parametrize("host", ELSEWHERE)

@@ -358,3 +358,20 @@ def test_newer_read_models_are_refused_and_made_again_when_they_are_deleted(twen
         "0",
         "all",
     )
+
+
+def test_what_is_made_is_for_its_owner_alone(twenty: Path, tmp_path: Path) -> None:
+    assert run_program("backup", str(tmp_path / "copy.db"), "--data", str(twenty)).returncode == 0
+    shared = tmp_path / "shared"  # as a package or an administrator makes it
+    shared.mkdir(mode=0o755)
+    with Victim(shared) as victim:
+        assert victim.post(body_of("r", now_ms()))[0] == 200
+        found = {path.name: path.stat().st_mode & 0o777 for path in [*shared.iterdir(), tmp_path / "copy.db"]}
+        assert victim.stop() == 0
+    assert {name for name in found if ".db" in name} > {"copy.db", LOG_FILE, READ_MODELS_FILE, f"{LOG_FILE}-wal"}
+    assert {name: mode for name, mode in found.items() if ".db" in name and mode != 0o600} == {}
+
+
+def test_a_backup_into_a_place_that_is_not_there_says_so(twenty: Path, tmp_path: Path) -> None:
+    done = run_program("backup", str(tmp_path / "none" / "copy.db"), "--data", str(twenty))
+    assert (done.returncode, "there is no directory" in said(done)) == (1, True)
