@@ -32,15 +32,15 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        line = {"message": record.getMessage()}
-        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        said = {"message": record.getMessage()}
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+            said["error"] = self.formatException(record.exc_info)
+        more = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         finite = json.loads(
-            json.dumps(line, default=str, skipkeys=True), parse_constant=lambda _: None
+            json.dumps(more, default=str, skipkeys=True), parse_constant=lambda _: None
         )  # NaN is not JSON
-        # Names of ours stay, whatever the secrets are: the line has to be readable.
-        return json.dumps(own | {name: self._redacted(value) for name, value in finite.items()})
+        # These names stay as they are, whatever the secrets: a line is to be readable.
+        return json.dumps(own | {name: self._redacted(text) for name, text in said.items()} | self._redacted(finite))
 
     def _redacted(self, value: Any) -> Any:
         """A JSON value without the secrets. Of the text it is written as, one could hit an escape."""
