@@ -24,8 +24,11 @@ def workers(count: int, begin: Callable[..., None] | None = None, *args: Any) ->
     ) as pool:
         try:
             yield pool
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # whoever stops this early does not wait for what is at work
+            raise
+        # Nobody else may end first what tells them to end, as happens in a process that is itself one of a pool's.
+        pool.shutdown()
 
 
 def _begin(begin: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
