@@ -273,10 +273,11 @@ def _raise_with_path(error: BaseException, path: Path | str) -> NoReturn:
 def make_private(path: Path | str) -> None:
     """Make a file that is not there yet, for its owner alone: bodies are for nobody else on this machine.
 
+    One that is there is not even opened: closing it would let go of all locks that SQLite holds on it in this process.
     What cannot be done is told by whoever opens it then.
     """
     with suppress(OSError):
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 def _connect(path: Path | str) -> Connection:

@@ -978,3 +978,29 @@ def test_nothing_that_is_looked_up_takes_reading_the_whole_log(history: EventSto
         plan = " ".join(row[3] for row in history.conn.execute(f"EXPLAIN QUERY PLAN {lookup}"))
         assert "SEARCH events" in plan
         assert "SCAN" not in plan
+
+
+_LOCK_IT_ALL = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)  # what SQLite's readers share
+"""
+
+
+def test_opening_a_log_again_leaves_the_locks_that_this_process_has_on_it(tmp_path: Path) -> None:
+    def is_locked() -> bool:
+        done = subprocess.run(
+            [sys.executable, "-c", _LOCK_IT_ALL, str(path)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 or "BlockingIOError" in done.stderr, done.stderr
+        return done.returncode != 0
+
+    path = tmp_path / "events.db"
+    first = db.open_log(path)
+    first.execute("SELECT count(*) FROM events").fetchone()
+    assert is_locked()
+    for open_ in (db.open_log, db.open_reader):
+        open_(path).close()
+        assert is_locked(), open_.__name__
+    first.close()
+    assert not is_locked()

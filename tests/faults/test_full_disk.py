@@ -109,12 +109,16 @@ def test_callbacks_that_fill_the_disk_are_refused_and_reads_go_on(disk: Disk) ->
         assert set(batches.send(100)) == {200}
         for _ in range(count):
             answers += fill_with_callbacks(batches)
-            begin = time.monotonic()
-            while time.monotonic() - begin < rounds(1, 4):  # it goes on trying; nothing of that may show
-                assert set(batches.send(5, _BYTES_EACH)) == {503}
+            begin, refilled = time.monotonic(), 0
+            # It goes on trying, and nothing of that may show. Once the WAL is moved, there may be room for some more.
+            while time.monotonic() - begin < rounds(1, 4):
+                if set(batches.send(5, _BYTES_EACH)) != {503}:
+                    answers += fill_with_callbacks(batches)
+                    refilled += 1
                 assert set(reads_of_rooms(victim, batches)) == {200}
                 assert_blocking_is_answered_at_once(victim)
                 time.sleep(0.3)
+            assert refilled <= 2
             assert_says_that_it_is_full(victim)
             found = kept(disk.data, batches.sent)
             assert (found.lost, found.twice, found.unknown) == (0, 0, 0), "a part of a refused batch was stored"

@@ -278,7 +278,7 @@ def test_slow_and_silent_connections_are_cut_while_others_are_served(tmp_path: P
 
 
 def test_who_asks_and_takes_no_answers_is_cut_and_keeps_little_memory(tmp_path: Path) -> None:
-    count = rounds(10, 60)
+    count = rounds(10, 40)
     take_within_s = TAKE_WITHIN_S if FULL else _QUICK_READ_WITHIN_S
     env = None if FULL else hurried(tmp_path / "hurry", take_within_s)
     question = b"GET /events?limit=500 HTTP/1.1\r\n" + _HOST + b"\r\n"
