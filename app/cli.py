@@ -148,7 +148,7 @@ def _reading(data: Path) -> Iterator[Queries]:
     data_dir = DataDir(data)
     data_dir.check(_env_app_id())
     _bring_up(data_dir)
-    reader = data_dir.open_queries()
+    reader = data_dir.open_checked_queries()
     try:
         yield reader
     finally:
@@ -427,7 +427,7 @@ def verify(data: Path, as_json: bool) -> None:
     data_dir.check(_env_app_id())
     if not data_dir.read_models_path.exists():
         _bring_up(data_dir)  # what is there is checked as it is: catching up first could mend what should be shown
-    reader = data_dir.open_queries()
+    reader = data_dir.open_checked_queries()
     try:
         with show_progress("verifying") as progress:
             difference = verify_data(reader.log, reader.models, progress)

@@ -201,16 +201,20 @@ class DataDir:
         return _file_at(self.read_models_path)
 
     def open_queries(self) -> Queries:
-        """Open both databases for reading. Raises db.NewerSchema, db.NoData, and what opening raises."""
+        """Open both databases for reading, whatever is in the read models: a server's may be made again just now."""
         log = self.open_log_reader()
         try:
-            models = ReadModels(db.open_reader(self.read_models_path), ALL)
+            return Queries(log, ReadModels(db.open_reader(self.read_models_path), ALL))
         except BaseException:
             log.close()
             raise
-        queries = Queries(log, models)
+
+    def open_checked_queries(self) -> Queries:
+        """The same, for who does not wait. Raises db.NewerSchema and db.NoData if the read models are of another
+        layout."""
+        queries = self.open_queries()
         try:
-            models.check_layout()
+            queries.models.check_layout()
         except BaseException as error:
             queries.close()
             if isinstance(error, db.Error):

@@ -27,6 +27,7 @@ LIBRARY_IS_SOUND = tuple(int(part) for part in LIBRARY_VERSION.split(".")) >= _F
 
 MEMORY = ":memory:"
 _BUSY_TIMEOUT_MS = 10_000
+_READ_MODELS_BUSY_TIMEOUT_MS = 60_000  # a rebuild and a projector in a hurry share them, and SQLite's lock is not fair
 _WAL_BYTES = 16 * 2**20
 CACHE_KIB = 16 * 1024  # event_ids come in no order: their index has to be at hand while it is written
 
@@ -161,6 +162,7 @@ def open_read_models(path: Path | str) -> Connection:
     try:
         conn.execute(f"PRAGMA page_size = {_READ_MODELS_PAGE_BYTES}")
         _set_pragmas(conn, synchronous="NORMAL", cache_kib=CACHE_KIB)
+        conn.execute(f"PRAGMA busy_timeout = {_READ_MODELS_BUSY_TIMEOUT_MS}")
     except BaseException as error:  # noqa: BLE001  raised again
         conn.close()
         _raise_with_path(error, path)

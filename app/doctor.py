@@ -134,7 +134,7 @@ def _check_data(data_dir: DataDir, sdk_app_id: str | None, server: _Server) -> l
     disk = [_check_free(data_dir.path), _check_sync(data_dir.path)] if data_dir.path.is_dir() else []
     try:
         data_dir.check(sdk_app_id)
-        reader = data_dir.open_queries() if data_dir.read_models_path.exists() else None
+        reader = data_dir.open_checked_queries() if data_dir.read_models_path.exists() else None
         log = reader.log if reader is not None else data_dir.open_log_reader()
     except db.Error as error:
         advice = (

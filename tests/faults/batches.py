@@ -258,6 +258,9 @@ class LoopDisk:
     def repair(self) -> None:
         """Do what an operator does then: unmount it, though files are open, check it, and mount it again."""
         run_tool("umount", "--lazy", str(self.path))
+        for device in self._devices:  # a device of its own, with what it has not written yet; a real disk has but one
+            with suppress(OSError):
+                run_tool("blockdev", "--flushbufs", device)
         with suppress(OSError):  # its exit code is 1 when it has mended something
             run_tool("e2fsck", "-p", str(self._image))
         self.mount()
