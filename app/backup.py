@@ -41,9 +41,9 @@ def back_up(data_dir: DataDir, file: Path, progress: Progress = no_progress) -> 
         db.make_private(partial)
         db.copy(data_dir.log_path, partial)
         backed_up = _check(partial, file, progress)
-        _sync(partial)
+        db.sync(partial)
         os.link(partial, file)  # unlike a renaming it replaces nothing, even if that name has come up meanwhile
-        _sync(file.parent)
+        db.sync(file.parent)
     finally:
         partial.unlink(missing_ok=True)
     return backed_up
@@ -59,11 +59,3 @@ def _check(partial: Path, file: Path, progress: Progress) -> BackedUp:
     finally:
         log.close()
     return BackedUp(str(file), head.position, head.chain, partial.stat().st_size)
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -73,8 +73,8 @@ class DataDir:
         log = self.open_log()
         try:
             if new:
-                _sync(self.path.parent)
-            _sync(self.path)
+                db.sync(self.path.parent)
+            db.sync(self.path)
             if sdk_app_id is not None and (owner := log.claim(sdk_app_id)) != sdk_app_id:
                 raise WrongOwner(_wrong_owner(self.path, owner, sdk_app_id))
         finally:
@@ -277,15 +277,6 @@ def _file_at(path: Path) -> tuple[int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
-
-
-def _sync(folder: Path) -> None:
-    """Sync a folder's names to disk: a file that is safe in a folder that is not would be lost with it."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _wrong_owner(path: Path, owner: str, sdk_app_id: str) -> str:

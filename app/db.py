@@ -272,6 +272,16 @@ def _raise_with_path(error: BaseException, path: Path | str) -> NoReturn:
     raise error
 
 
+def sync(path: Path) -> None:
+    """Sync a file that nobody has open to disk, or a folder's names: what is safe under a name that is not would be
+    lost with it."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def make_private(path: Path | str) -> None:
     """Make a file that is not there yet, for its owner alone: bodies are for nobody else on this machine.
 
