@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -39,6 +40,18 @@ def run(*args: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> su
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     """This environment without anything of Roomlapse's, and with what is given."""
     return {name: value for name, value in os.environ.items() if not name.startswith("ROOMLAPSE_")} | (more or {})
+
+
+def projectors_of(data: Path) -> list[int]:
+    """The ids of the processes that project for a server of this data directory; one that has ended is none."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            if process.name.isdigit():
+                arguments = (process / "cmdline").read_bytes().split(b"\0")
+                if b"app.projector" in arguments and os.fsencode(data) in arguments:
+                    found.append(int(process.name))
+    return found
 
 
 class Server:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import T0, Server, StartServer, body_of, run
+from conftest import T0, Server, StartServer, body_of, projectors_of, run
 
 from app import db
 
@@ -17,25 +17,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the proje
 
 def projector_of(server: Server) -> int:
     """The id of the process that projects for a server."""
-    found: list[int] = []
-
-    def find() -> bool:
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and b"app.projector" in command_line(int(entry.name)):
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(stat[1]) == server.process.pid:
-                    found.append(int(entry.name))
-        return bool(found)
-
-    wait_until(find)
-    return found[0]
-
-
-def command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
+    wait_until(lambda: bool(projectors_of(server.data)))
+    return projectors_of(server.data)[0]
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -62,17 +45,17 @@ def test_a_projector_that_dies_is_started_again_and_misses_nothing(start_server:
 
 def test_a_server_that_dies_leaves_no_projector_behind(start_server: StartServer) -> None:
     server = start_server()
-    projector = projector_of(server)
+    assert projector_of(server)
     server.kill()
-    wait_until(lambda: b"app.projector" not in command_line(projector))
+    wait_until(lambda: projectors_of(server.data) == [])
 
 
 def test_a_server_that_stops_takes_its_projector_along(start_server: StartServer) -> None:
     server = start_server()
-    projector = projector_of(server)
+    assert projector_of(server)
     assert server.post(body_of("r", T0)).status_code == 200
     assert server.stop() == 0
-    assert b"app.projector" not in command_line(projector)
+    assert projectors_of(server.data) == []
     assert "the projector ended" not in server.logs()
 
 
@@ -92,7 +75,7 @@ def test_the_projector_ignores_what_is_meant_for_the_server(start_server: StartS
 def test_the_projector_is_given_no_secrets(start_server: StartServer) -> None:
     server = start_server(env={"ROOMLAPSE_CALLBACK_TOKENS": "canary-one", "ROOMLAPSE_API_TOKEN": "canary-two"})
     projector = projector_of(server)
-    given = Path(f"/proc/{projector}/environ").read_bytes() + command_line(projector)
+    given = b"".join(Path(f"/proc/{projector}/{what}").read_bytes() for what in ("environ", "cmdline"))
     assert b"canary" not in given
     assert b"ROOMLAPSE" not in given
 

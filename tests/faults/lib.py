@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 import msgspec
-from conftest import APP_ID, PROGRAM, environment
+from conftest import APP_ID, PROGRAM, environment, projectors_of
 
 from app.data_dir import DataDir
 from app.simulator import Callbacks
@@ -129,6 +129,11 @@ class Victim:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(_STOP_S)
         _wait_for_group(self.process.pid)
+
+    def wait_for_projector(self) -> None:
+        """Until the projector of a server that was killed has gone: it is in no group but its own, and ends a moment
+        later by itself."""
+        wait_until(lambda: projectors_of(self.data) == [])
 
     def terminate(self) -> None:
         """Ask the server to end, like an operator; does not wait."""

@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from conftest import body_of
+from conftest import body_of, projectors_of
 
 from app.tencent import decode
 from faults.lib import Sent, Victim, assert_exact, now_ms, report, wait_until
@@ -74,11 +74,7 @@ def test_a_projector_that_stands_still_does_not_hold_up_the_end(tmp_path: Path) 
     sent = Sent()
     with Victim(tmp_path / "data") as victim:
         assert send(victim, sent, 1) == 200
-        threads = Path(f"/proc/{victim.process.pid}/task").glob("*/children")
-        children = [child for file in threads for child in file.read_text().split()]
-        (projector,) = [
-            int(child) for child in children if b"app.projector" in Path(f"/proc/{child}/cmdline").read_bytes()
-        ]
+        (projector,) = projectors_of(victim.data)
         os.kill(projector, signal.SIGSTOP)
         assert send(victim, sent, 2) == 200
         assert victim.stop() == 0

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import APP_ID, T0, body_of
+from conftest import APP_ID, T0, body_of, projectors_of
 
 from app.logs import JsonFormatter
 from app.tencent import ClockOff, Query, Refused, check_signature, sign
@@ -282,19 +282,6 @@ def failing_projection(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
-def children_of(pid: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended
-            if int(fields[1]) == pid:
-                found.append(int(entry.name))
-    return found
-
-
 def process_texts(victim: Victim) -> Iterator[tuple[str, bytes]]:
     """What anybody may read of every process, and what the projector's has been given."""
     for entry in Path("/proc").iterdir():
@@ -303,9 +290,9 @@ def process_texts(victim: Victim) -> Iterator[tuple[str, bytes]]:
                 yield f"{entry}/cmdline", (entry / "cmdline").read_bytes()
             except OSError:
                 continue  # it has ended
-    children = children_of(victim.process.pid)
-    assert children, "there is no projector"
-    for child in children:
+    projectors = projectors_of(victim.data)
+    assert projectors, "there is no projector"
+    for child in projectors:
         yield f"/proc/{child}/environ of the projector", Path(f"/proc/{child}/environ").read_bytes()
 
 
@@ -395,9 +382,9 @@ def test_no_secret_turns_up_anywhere(tmp_path: Path, by_file: bool) -> None:
                 return "cannot read poison" in victim.get("/readyz", headers=bearer(API))[1].decode()
 
             wait_until(is_stopped)
-            os.kill(children_of(victim.process.pid)[0], 9)  # the projector's end, and another's beginning
+            os.kill(projectors_of(victim.data)[0], 9)  # the projector's end, and another's beginning
             wait_until(lambda victim=victim: "starting it again" in victim.logs())  # type: ignore[misc]
-            wait_until(lambda victim=victim: bool(children_of(victim.process.pid)))  # type: ignore[misc]
+            wait_until(lambda victim=victim: bool(projectors_of(victim.data)))  # type: ignore[misc]
             wait_until(is_stopped)
             places += busy_life(victim, 1000 * life + 500)
             places += process_texts(victim)
@@ -407,6 +394,7 @@ def test_no_secret_turns_up_anywhere(tmp_path: Path, by_file: bool) -> None:
             places += [(path.name, path.read_bytes()) for path in data.iterdir()]  # with what is in the WAL
             if life % 2 == 0:
                 victim.kill()
+                victim.wait_for_projector()
             else:
                 assert victim.stop() == 0
         places += [(path.name, path.read_bytes()) for path in data.iterdir()]

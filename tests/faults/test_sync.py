@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from conftest import projectors_of
 
 from app.projector import WAKE
 from faults.batches import (
@@ -330,16 +331,6 @@ def test_what_waits_for_a_slow_disk_takes_a_bounded_memory(tmp_path: Path, syncs
 # ---- a projector that stands still ----
 
 
-def _projector_of(victim: Victim) -> int:
-    """The id of the projector's process."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError, IndexError):
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == victim.process.pid and b"app.projector" in (entry / "cmdline").read_bytes().split(b"\0"):
-                return int(entry.name)
-    raise AssertionError("the server has no projector")
-
-
 @contextmanager
 def standing_still(process_id: int) -> Iterator[None]:
     os.kill(process_id, signal.SIGSTOP)
@@ -355,7 +346,7 @@ def test_a_projector_that_stands_still_holds_up_queries_only_and_those_not_for_e
         batches = Batches(victim)
         assert set(batches.send(100)) == {200}
         assert events_of(victim, "room-0") == (200, 5)
-        projector = _projector_of(victim)
+        (projector,) = projectors_of(victim.data)
         with standing_still(projector):
             # What tells it of a commit is a pipe, which is full some day: here at once.
             pipe = os.open(f"/proc/{projector}/fd/0", os.O_WRONLY | os.O_NONBLOCK)

@@ -68,6 +68,7 @@ def killed_server(tmp_path: Path, answers: int) -> Killed:
     with Victim(data) as victim, Load(victim.port, threads=16) as load:
         load.wait_for_answers(answers)
         victim.kill()
+        victim.wait_for_projector()
     ends = _commit_ends(DataDir(data).log_path)
     commits = []
     for end in ends:
