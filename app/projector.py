@@ -29,7 +29,6 @@ WAKE, WANT = b"wake\n", b"want\n"
 _TICK_S = 0.5  # other processes append too (import, retry): look for their events now and then
 _RETRY_S = 1.0
 _SAY_EVERY_S = 10.0
-_PAUSE_S = 0.002  # in which a rebuild, or another command, gets the lock of the read models
 _EVERY_S = 0.5  # a room's events that are read together are cheaper; a reader who waits for them ends this at once
 
 _log = logging.getLogger("app.projector")  # and not __main__, which it is run as
@@ -130,7 +129,6 @@ class Projector:
                 self._wanted.clear()
                 next_s = time.monotonic() + _EVERY_S
                 self._catch_up(log, models)
-                time.sleep(_PAUSE_S)
 
     def _may_go_on(self, name: str) -> bool:
         return name not in self._stopped

@@ -7,7 +7,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from operator import itemgetter
 from typing import Any
 
@@ -26,6 +26,7 @@ BATCH = 5000
 REBUILD_FROM = 20_000
 """From so many unread events on, a projection that has read none is rebuilt: room by room is faster."""
 REBUILD_PREFIX = "rebuild_"
+_TRIES = 3  # to catch up beside a projector that goes on; then it has to wait
 _CHUNK_EVENTS = 20_000  # a task of a rebuild: whole rooms, of about so many events
 MAPPED_BYTES = 2**31 - 2**16
 """As much of the log as SQLite maps: for processes that fold room after room, which is all over the file."""
@@ -65,14 +66,19 @@ def catch_up(log: EventStore, models: ReadModels, limit: int = BATCH) -> CaughtU
     """Let every projection read the next events of the log; rows, states and checkpoints change together.
 
     A projection that raises is stopped before the event it raised on, with the error in its checkpoint; the others
-    go on. Any number of processes may do this at the same time.
+    go on. Any number of processes may do this at the same time. The write lock is not held while events are folded,
+    which takes long where late ones reach far back: whoever else writes, a rebuild say, has its turn meanwhile.
     """
     head = log.head().position
     if all(checkpoint.position >= head for checkpoint in going(log, models).values()):
         return CaughtUp(0, 0, more=False)  # without taking the write lock
     try:
+        with db.snapshot(models.conn):
+            step = _fold_on(log, models, limit)
         with db.transaction(models.conn):
-            return _read_on(log, models, limit)
+            if going(log, models) != step.checkpoints:  # somebody else was faster; now nobody can be
+                step = _fold_on(log, models, limit)
+            return _write(models, step)
     except BaseException:
         models.forget_heads()  # they are ahead of what was rolled back
         raise
@@ -181,55 +187,47 @@ def _in_event_order(arrivals: list[tuple[int, Event]]) -> History:
     return History([position for position, _ in arrivals], [event for _, event in arrivals])
 
 
-def _read_on(log: EventStore, models: ReadModels, limit: int) -> CaughtUp:
+class _Folded(msgspec.Struct, frozen=True):
+    """What a batch gives in one projection: a run for each room, and how many of its events were late."""
+
+    batch: _Batch
+    runs: list[tuple[str, Saved, Run]]
+    late: int
+
+
+class _Step(msgspec.Struct, frozen=True):
+    """The next events of the log, folded and not yet written. It holds as long as the checkpoints are these."""
+
+    checkpoints: dict[str, Checkpoint]
+    batches: dict[str, _Batch]
+    """What is new to each projection."""
+    folded: dict[str, _Folded]
+    """Without those that raised on one of the events."""
+    events: int
+    more: bool
+
+
+def _fold_on(log: EventStore, models: ReadModels, limit: int) -> _Step:
+    """Fold the next events of the log in every projection that can go on. Writes nothing."""
     checkpoints = going(log, models)
-    if not checkpoints:
-        return CaughtUp(0, 0, more=False)
-    after = min(checkpoint.position for checkpoint in checkpoints.values())
     head = log.head().position
+    after = min((checkpoint.position for checkpoint in checkpoints.values()), default=head)
     upto = min(head, after + limit)
     if upto <= after:
-        return CaughtUp(0, 0, more=False)
-    batch = _Batch(log, log.unread(after, upto), upto)
-    late = 0
+        return _Step(checkpoints, {}, {}, 0, more=False)
+    whole = _Batch(log, log.unread(after, upto), upto)
+    batches, folded = {}, {}
     for name, checkpoint in checkpoints.items():
         models.keep_heads(name, checkpoint.position)
         if checkpoint.position < upto:
-            fresh = batch if checkpoint.position == after else batch.behind(checkpoint.position)
-            late = max(late, _project(models, name, fresh))
-    return CaughtUp(upto - after, late, more=upto < head)
+            batches[name] = whole if checkpoint.position == after else whole.behind(checkpoint.position)
+            with suppress(ProjectionFailed):
+                folded[name] = _fold(models, name, batches[name])
+    return _Step(checkpoints, batches, folded, upto - after, more=upto < head)
 
 
-def _project(models: ReadModels, name: str, batch: _Batch) -> int:
-    """Take a projection over a batch; return how many of its events were late.
-
-    If one of them makes the projection fail, stop it right before that one.
-    """
-    try:
-        with db.savepoint(models.conn):
-            return _advance(models, name, batch)
-    except ProjectionFailed:
-        models.forget_heads()
-    late = 0
-    for single in batch.one_by_one():
-        try:
-            with db.savepoint(models.conn):
-                late += _advance(models, name, single)
-        except ProjectionFailed as failure:
-            models.forget_heads()
-            stop(models, name, failure)
-            return late
-    _move_checkpoint(models, name, batch)  # behind the last of these there may be events of no room
-    return late
-
-
-def stop(models: ReadModels, name: str, failure: ProjectionFailed) -> None:
-    """Keep a projection where it is, and say why in its checkpoint."""
-    models.save_checkpoint(name, msgspec.structs.replace(models.checkpoint(name), error=str(failure)))
-
-
-def _advance(models: ReadModels, name: str, batch: _Batch) -> int:
-    """Fold a batch and write what comes of it; return how many were late. Raises ProjectionFailed."""
+def _fold(models: ReadModels, name: str, batch: _Batch) -> _Folded:
+    """Fold a batch. Raises ProjectionFailed."""
     projection = models.projections[name]
     runs, late = [], 0
     for room_id, fresh in batch.rooms.items():
@@ -243,13 +241,56 @@ def _advance(models: ReadModels, name: str, batch: _Batch) -> int:
             furthest = _last_before(history, min(fresh.positions), saved.key)
         runs.append((room_id, saved, fold(name, projection, room_id, saved, history)))
         late += _late_among(fresh, furthest)
+    return _Folded(batch, runs, late)
+
+
+def _write(models: ReadModels, step: _Step) -> CaughtUp:
+    """Write what was folded. Call it inside a transaction."""
+    late = 0
+    for name, batch in step.batches.items():
+        late = max(late, _project(models, name, batch, step.folded.get(name)))
+    return CaughtUp(step.events, late, step.more)
+
+
+def _project(models: ReadModels, name: str, batch: _Batch, folded: _Folded | None) -> int:
+    """Take a projection over a batch; return how many of its events were late.
+
+    If one of them makes the projection fail, stop it right before that one.
+    """
     try:
-        models.write(name, runs)
-    except db.UNFIT_VALUE as error:
-        *_, event = fresh.events
-        raise ProjectionFailed(name, fresh.positions[-1], event.event_id, reason_of(error)) from error
-    _move_checkpoint(models, name, batch)
+        if folded is not None:
+            with db.savepoint(models.conn):
+                return _advance(models, name, folded)
+    except ProjectionFailed:
+        models.forget_heads()
+    late = 0
+    for single in batch.one_by_one():
+        try:
+            with db.savepoint(models.conn):
+                late += _advance(models, name, _fold(models, name, single))
+        except ProjectionFailed as failure:
+            models.forget_heads()
+            stop(models, name, failure)
+            return late
+    _move_checkpoint(models, name, batch)  # behind the last of these there may be events of no room
     return late
+
+
+def stop(models: ReadModels, name: str, failure: ProjectionFailed) -> None:
+    """Keep a projection where it is, and say why in its checkpoint."""
+    models.save_checkpoint(name, msgspec.structs.replace(models.checkpoint(name), error=str(failure)))
+
+
+def _advance(models: ReadModels, name: str, folded: _Folded) -> int:
+    """Write what a batch gave; return how many of its events were late. Raises ProjectionFailed."""
+    batch = folded.batch
+    try:
+        models.write(name, folded.runs)
+    except db.UNFIT_VALUE as error:
+        *_, fresh = batch.rooms.values()
+        raise ProjectionFailed(name, fresh.positions[-1], fresh.events[-1].event_id, reason_of(error)) from error
+    _move_checkpoint(models, name, batch)
+    return folded.late
 
 
 def _move_checkpoint(models: ReadModels, name: str, batch: _Batch) -> None:
@@ -337,18 +378,43 @@ def rebuild(
     with db.transaction(models.conn):
         for name, projection in chosen.items():
             shadow.save_checkpoint(name, Checkpoint(projection.VERSION, head.position, head.chain, None))
-    while catch_up(log, shadow).more:
-        pass
-    with db.transaction(models.conn):  # the last events and the swap: nobody sees the one without the other
-        while _read_on(log, shadow, BATCH).more:
-            pass
-        for name in chosen:
-            if (reason := shadow.checkpoint(name).error) is not None:
-                raise ProjectionFailed(name, head.position, "behind it", reason)
-        models.take_over(shadow)
-        shadow.drop()
+    tries = 1
+    while not _swap(log, models, shadow, and_catch_up=tries == _TRIES):
+        tries += 1
     progress(head.position, head.position)
     return head.position
+
+
+def _swap(log: EventStore, models: ReadModels, shadow: ReadModels, *, and_catch_up: bool) -> bool:
+    """Catch the shadow's tables up and put them in the place of the live ones, where no reader would see a step back.
+
+    Says whether it did so: the projector of a busy server may be faster. It has to wait with `and_catch_up`. Raises
+    ProjectionFailed.
+    """
+    while catch_up(log, shadow).more:
+        pass
+    with db.transaction(models.conn):
+        live = going(log, models)
+        while _is_behind(shadow, live):
+            if not and_catch_up:
+                return False
+            _write(shadow, _fold_on(log, shadow, BATCH))
+        for name in shadow.projections:
+            checkpoint = shadow.checkpoint(name)
+            if checkpoint.error is not None:
+                raise ProjectionFailed(name, checkpoint.position, "behind it", checkpoint.error)
+        models.take_over(shadow)
+        shadow.drop()
+        return True
+
+
+def _is_behind(models: ReadModels, others: Mapping[str, Checkpoint]) -> bool:
+    """Whether a projection that has not stopped has read less than one of the same name."""
+    for name in models.projections.keys() & others.keys():
+        checkpoint = models.checkpoint(name)
+        if checkpoint.error is None and checkpoint.position < others[name].position:
+            return True
+    return False
 
 
 def has_leftovers(models: ReadModels) -> bool:

@@ -16,7 +16,7 @@ from app.event import Event
 from app.fold import STEP, ProjectionFailed
 from app.queries import Behind, Queries, Unavailable
 from app.read_models import Checkpoint, ReadModels
-from app.replay import catch_up, catch_up_all, rebuild, resume
+from app.replay import REBUILD_PREFIX, catch_up, catch_up_all, rebuild, resume
 from app.store import Arrival, EventStore
 from app.tencent import decode
 from app.verify import verify
@@ -210,6 +210,73 @@ def test_what_another_process_has_written_is_not_what_is_remembered(log: EventSt
     assert set(remembered(mine, "r").values()) == {4}
     assert Queries(log, mine).room("r").events == 4
     assert verify(log, mine) is None
+
+
+def meddled_with(meanwhile: Callable[[], None], times: int) -> Projection:
+    """The projection, with something that happens while it folds a room for 999, so many times."""
+    made: Any = members()
+    apply, left = made.apply, iter(range(times))
+
+    def apply_and_meddle(state: Members, event: Event) -> Members:
+        result: Members = apply(state, event)
+        if result.limit == 999 and next(left, None) is not None:
+            meanwhile()
+        return result
+
+    made.apply = apply_and_meddle
+    return made  # type: ignore[no-any-return]
+
+
+def test_who_is_overtaken_while_folding_takes_nothing_back(log: EventStore, open_models: Open) -> None:
+    theirs = open_models(members())
+
+    def overtake() -> None:
+        add(log, 6, 7)
+        catch_up_all(log, theirs)
+
+    mine = open_models(meddled_with(overtake, 1))
+    add(log, 4, 999)
+    done = catch_up(log, mine)
+    assert (done.events, done.more) == (0, False), "all of it had been read"
+    assert set(positions(mine).values()) == {4}
+    assert [row.limit_ for row in mine.all_rows("members")] == [7]
+    assert Queries(log, mine).room("r").events == 4
+    add(log, 8)
+    catch_up_all(log, mine)
+    assert verify(log, mine) is None
+
+
+def test_who_is_overtaken_while_folding_folds_the_rest_while_nobody_else_can(
+    log: EventStore, open_models: Open
+) -> None:
+    theirs = open_models(members())
+
+    def overtake() -> None:
+        catch_up(log, theirs, limit=1)
+
+    mine = open_models(meddled_with(overtake, 1))
+    add(log, 4, 999)
+    assert catch_up(log, mine).events == 1
+    assert set(positions(mine).values()) == {2}
+    assert verify(log, mine) is None
+
+
+@pytest.mark.parametrize("times", [0, 1, 2, 3, 4])
+def test_a_rebuild_beside_a_faster_projector_takes_nothing_back(log: EventStore, open_models: Open, times: int) -> None:
+    live = open_models(members())
+    add(log, *range(1, STEP + 4), 999)
+    catch_up_all(log, live)
+
+    def go_on() -> None:
+        add(log, 1, 2, 999)
+        catch_up_all(log, live)
+
+    # Each time that the rebuild has caught up, somebody else is further. Then they have to wait.
+    other = open_models(meddled_with(go_on, times))
+    rebuild(log, other)
+    assert set(positions(live).values()) == {log.head().position} == {STEP + 4 + 3 * times}
+    assert verify(log, live) is None
+    assert ReadModels(live.conn, {}, REBUILD_PREFIX).table_names() == []
 
 
 def test_a_newer_version_that_fails_on_the_past_does_not_stop_the_others(tmp_path: Path, log: EventStore) -> None:

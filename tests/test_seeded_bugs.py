@@ -25,7 +25,6 @@ NO_ORDER = [
     Bug("app/event.py", "assert event_time_ms > last_ms or (", "assert True or ("),
     Bug("app/fold.py", "assert not events or events[0].key > saved.key", "assert True"),
 ]
-NO_TRANSACTION = "        if True:\n            return _read_on"
 BUGS: dict[str, list[Bug]] = {
     "ties are broken by arrival": [
         *NO_ORDER,
@@ -57,12 +56,16 @@ BUGS: dict[str, list[Bug]] = {
         Bug("app/replay.py", "if saved is not None and saved.key < first:", "if saved is not None:"),
     ],
     "the checkpoint is written before the rows": [
-        Bug("app/replay.py", "        with db.transaction(models.conn):\n            return _read_on", NO_TRANSACTION),
+        Bug(
+            "app/replay.py",
+            "        with db.transaction(models.conn):\n            if going",
+            "        if True:\n            if going",
+        ),
         Bug("app/replay.py", "        with db.savepoint(models.conn):\n", "        if True:\n"),
         Bug(
             "app/replay.py",
-            "    try:\n        models.write(name, runs)\n",
-            "    _move_checkpoint(models, name, batch)\n    try:\n        models.write(name, runs)\n",
+            "    try:\n        models.write(name, folded.runs)\n",
+            "    _move_checkpoint(models, name, batch)\n    try:\n        models.write(name, folded.runs)\n",
         ),
     ],
     "states from before a late event are kept": [

@@ -4,6 +4,7 @@ import bisect
 import http.client
 import json
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -32,7 +33,9 @@ from faults.lib import (
 )
 
 _CHECKPOINT_BYTES = 1000 * 4096
-"""SQLite moves a WAL into the database, and begins it anew, once it has a thousand pages: a default that we leave."""
+"""The log's WAL is moved into the database and begun anew once it has a thousand pages, if no reader is in the way."""
+_WAL_BYTES = 8192 * 4096
+"""As long it gets, says the README, where readers do not hold it up for good."""
 _COMMIT_BYTES = 2 * 2**20
 """More than a commit of this load takes."""
 
@@ -42,7 +45,7 @@ class Readers:
 
     def __init__(self, port: int, paths: list[str], threads: int, pause_s: float = 0.0) -> None:
         self.statuses: Counter[int | str] = Counter()
-        self.refusals: list[str] = []
+        self.refusals: list[tuple[int, str]] = []
         self._port, self._paths, self._pause_s = port, paths, pause_s
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(n,), daemon=True) for n in range(threads)]
@@ -64,7 +67,7 @@ class Readers:
                 continue
             self.statuses[answer.status] += 1
             if answer.status != 200:
-                self.refusals.append(f"{path}: {body[:200]!r}")
+                self.refusals.append((answer.status, body[:200].decode()))
         connection.close()
 
     def stop(self) -> None:
@@ -163,9 +166,10 @@ def test_a_receiver_rebuilds_and_readers_at_once_see_no_lock_and_the_wal_stays_b
 
     assert rebuilds.failures == []
     assert rebuilds.done > 0
-    assert readers.statuses.keys() <= {200, 404}, (readers.statuses, readers.refusals[:5])
+    refusals = Counter(re.sub(r"\d+", "N", refusal) for status, refusal in readers.refusals if status != 404)
+    assert readers.statuses.keys() <= {200, 404}, (readers.statuses, refusals.most_common(5))
     assert sent.refused() == sent.unanswered() == 0
-    assert free_bytes < _CHECKPOINT_BYTES + _COMMIT_BYTES
+    assert free_bytes < _WAL_BYTES
     assert held_bytes > 2 * _CHECKPOINT_BYTES  # else the reader held nothing up, and this shows nothing
     assert after_bytes < held_bytes + _CHECKPOINT_BYTES + _COMMIT_BYTES < held_bytes + written_bytes
     assert left == 0
