@@ -137,11 +137,13 @@ class GroupCommit:
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
+            idle = not batch
             if batch:
                 self._take(batch)
+                batch.clear()  # others may wait in its place by now: they are not to be in memory both
             elif self.failure is not None:
                 self._probe()
-            self._tidy(idle=not batch)
+            self._tidy(idle=idle)
             self._say_head()
         self._close()
         left_over = self._left_over()

@@ -311,7 +311,7 @@ def test_what_waits_for_a_slow_disk_takes_a_bounded_memory(tmp_path: Path, syncs
         unstored = metric(victim, "roomlapse_unstored_blocking_callbacks_total")
         assert unstored > 0, "there was room for all: the test shows nothing"
         grown = memory_most - memory_before
-        assert grown < 2 * _MAY_WAIT  # a batch is in memory a second time while it is stored
+        assert grown < _MAY_WAIT + 48 * _MEGABYTE  # SQLite's cache, and a batch on its way into it
         assert slowest_s < _ANSWERED_WITHIN_S
         syncs.work()
         wait_until_ready(victim, batches)
