@@ -256,13 +256,17 @@ class LoopDisk:
         run_tool("mount", "-o", "remount,abort", str(self.path))
 
     def repair(self) -> None:
-        """Do what an operator does then: unmount it, though files are open, check it, and mount it again."""
+        """Do what an operator does then: unmount it, though files are open, check it, and mount it again.
+
+        A copy of it: while files are open the old one lives on, and would write to the new one's blocks when they are
+        closed, which is no fault that a real disk has.
+        """
         run_tool("umount", "--lazy", str(self.path))
-        for device in self._devices:  # a device of its own, with what it has not written yet; a real disk has but one
-            with suppress(OSError):
-                run_tool("blockdev", "--flushbufs", device)
+        run_tool("blockdev", "--flushbufs", self._devices[-1])
+        old, self._image = self._image, self._image.with_name(f"disk-{len(self._devices)}.img")
+        run_tool("cp", "--sparse=always", str(old), str(self._image))
         with suppress(OSError):  # its exit code is 1 when it has mended something
-            run_tool("e2fsck", "-p", str(self._image))
+            run_tool("e2fsck", "-f", "-y", str(self._image))
         self.mount()
 
     def remove(self) -> None:
