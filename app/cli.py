@@ -19,7 +19,7 @@ import rich_click as click
 
 from app import db, queries, text
 from app.backup import BadBackup, back_up
-from app.data_dir import DataDir, OtherWriter, RebuildRunning, WrongOwner
+from app.data_dir import LOG_FILE, READ_MODELS_FILE, DataDir, OtherWriter, RebuildRunning, WrongOwner
 from app.demo import run_demo
 from app.doctor import diagnose
 from app.fold import ProjectionFailed
@@ -27,7 +27,7 @@ from app.logs import set_up_logging
 from app.memory import settle_memory
 from app.progress import show_progress
 from app.queries import Queries
-from app.replay import MAPPED_BYTES, rebuild
+from app.replay import MAPPED_BYTES, Progress, rebuild
 from app.server import Running, warn_of_library
 from app.service import Service, now_ms
 from app.settings import (
@@ -42,6 +42,7 @@ from app.settings import (
     read_secrets,
 )
 from app.simulator import Callbacks, Sender
+from app.store import Head
 from app.times import BadTime, parse_time
 from app.transfer import (
     IMPORT_CACHE_KIB,
@@ -52,6 +53,7 @@ from app.transfer import (
     read_lines,
     release_rejected,
 )
+from app.verify import Difference, verify_log
 from app.verify import verify as verify_data
 from projections import ALL
 
@@ -427,13 +429,8 @@ def verify(data: Path, as_json: bool) -> None:
     data_dir.check(_env_app_id())
     if not data_dir.read_models_path.exists():
         _bring_up(data_dir)  # what is there is checked as it is: catching up first could mend what should be shown
-    reader = data_dir.open_checked_queries()
-    try:
-        with show_progress("verifying") as progress:
-            difference = verify_data(reader.log, reader.models, progress)
-        head = reader.log.head()
-    finally:
-        reader.close()
+    with show_progress("verifying") as progress:
+        head, difference = _verify(data_dir, progress)
     if as_json:
         text.print_json(
             {"ok": difference is None, "difference": difference, "head": head.position, "chain": head.chain}
@@ -442,8 +439,30 @@ def verify(data: Path, as_json: bool) -> None:
         click.echo(f"everything agrees: {head.position} events, chain {head.chain}")
     else:
         click.echo(text.visible(str(difference)))
+        if difference.file != LOG_FILE:
+            click.echo(
+                f"the log agrees: {head.position} events, chain {head.chain}; what is wrong is made again from it by"
+                f" `roomlapse rebuild`, or after deleting {READ_MODELS_FILE} where that cannot be read"
+            )
     if difference is not None:
         sys.exit(1)
+
+
+def _verify(data_dir: DataDir, progress: Progress) -> tuple[Head, Difference | None]:
+    """Verify the log in any case, and the read models if they can be opened."""
+    try:
+        reader = data_dir.open_checked_queries()
+    except (*db.UNREADABLE, db.NewerSchema, db.NoData) as error:
+        log = data_dir.open_log_reader()
+        try:
+            difference = verify_log(log, progress) or Difference(READ_MODELS_FILE, READ_MODELS_FILE, str(error))
+            return log.head(), difference
+        finally:
+            log.close()
+    try:
+        return reader.log.head(), verify_data(reader.log, reader.models, progress)
+    finally:
+        reader.close()
 
 
 @main.command()

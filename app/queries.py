@@ -626,6 +626,7 @@ class Queries:
         if end is None:
             now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
             end = now_ms if as_of is None else min(now_ms, as_of)
+            end = end if from_ms is None else max(end, from_ms)
         begin = from_ms if from_ms is not None else next((row.from_ms for row in rows if row.from_ms < end), None)
         intervals = list(_clip(rows, from_ms, to_ms))
         sums = {True: 0, False: 0}

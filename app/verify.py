@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from app import db
+from app.data_dir import LOG_FILE, READ_MODELS_FILE
 from app.event import BadJSON
 from app.fold import Run, fold, row_key, start
 from app.read_models import BadState, ReadModels
@@ -19,8 +20,9 @@ _EVENTS_AT_ONCE = 20_000  # no reading of the log is held open for longer
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """The first thing that is not what it should be."""
+    """The first thing that is not what it should be, and the file that it is in."""
 
+    file: str
     where: str
     what: str
 
@@ -29,20 +31,30 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def verify(log: EventStore, models: ReadModels, progress: Progress = no_progress) -> Difference | None:
-    """Check the log's files, ids, chain and columns, then every row and saved state of the read models against a
-    fold from each room's first event. Writes nothing; servers go on meanwhile."""
+    """Check the log, see `verify_log`, then every row and saved state of the read models against a fold from each
+    room's first event. Writes nothing; servers go on meanwhile."""
     progress = _Passes(progress, 1 + len(models.projections))
+    return verify_log(log, progress) or _verify_read_models(log, models, progress)
+
+
+def verify_log(log: EventStore, progress: Progress = no_progress) -> Difference | None:
+    """Check a log alone, without any read models: its file, ids, chain and columns."""
     try:
         return (
-            _verify_file(log.conn, "events.db")
+            _verify_file(log.conn, LOG_FILE)
             or _verify_schema(log)
-            or _verify_file(models.conn, "read_models.db")
             or verify_chain(log, progress)
-            or _verify_read_models(log, models, progress)
             or _verify_schema(log, missing=True)  # what somebody did without the guards is told before that
         )
     except db.UNREADABLE as error:
-        return Difference("database", f"cannot be read: {error}")
+        return Difference(LOG_FILE, LOG_FILE, f"cannot be read: {error}")
+
+
+def _verify_read_models(log: EventStore, models: ReadModels, progress: Progress) -> Difference | None:
+    try:
+        return _verify_file(models.conn, READ_MODELS_FILE) or _verify_projections(log, models, progress)
+    except db.UNREADABLE as error:
+        return Difference(READ_MODELS_FILE, READ_MODELS_FILE, f"cannot be read: {error}")
 
 
 class _Passes:
@@ -62,25 +74,12 @@ class _Passes:
 
 def _verify_file(conn: db.Connection, name: str) -> Difference | None:
     (answer,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
-    return None if answer == "ok" else Difference(name, f"SQLite's integrity check says: {answer}")
+    return None if answer == "ok" else Difference(name, name, f"SQLite's integrity check says: {answer}")
 
 
 def _verify_schema(log: EventStore, *, missing: bool = False) -> Difference | None:
     name = db.spoilt_schema(log.conn, missing=missing)
-    return None if name is None else Difference("events.db", f"its {name} is not as it was made")
-
-
-def verify_log(log: EventStore, progress: Progress = no_progress) -> Difference | None:
-    """Check a log alone, without any read models: its file, ids, chain and columns."""
-    try:
-        return (
-            _verify_file(log.conn, "events.db")
-            or _verify_schema(log)
-            or verify_chain(log, progress)
-            or _verify_schema(log, missing=True)
-        )
-    except db.UNREADABLE as error:
-        return Difference("database", f"cannot be read: {error}")
+    return None if name is None else Difference(LOG_FILE, LOG_FILE, f"its {name} is not as it was made")
 
 
 def verify_chain(log: EventStore, progress: Progress = no_progress, *, behind: int = 0) -> Difference | None:
@@ -90,7 +89,7 @@ def verify_chain(log: EventStore, progress: Progress = no_progress, *, behind: i
     while records := log.tail(last.position, _PROGRESS_EVERY):
         for record in records:
             if (what := _verify_record(record, last)) is not None:
-                return Difference(f"events, position {record.position}", what)
+                return Difference(LOG_FILE, f"events, position {record.position}", what)
             last = Head(record.position, record.chain, record.received_at_ms)
         progress(last.position, max(head, last.position))
     return None
@@ -127,21 +126,25 @@ def _verify_record(record: Record, last: Head) -> str | None:
     return None
 
 
-def _verify_read_models(log: EventStore, models: ReadModels, progress: Progress) -> Difference | None:
+def _verify_projections(log: EventStore, models: ReadModels, progress: Progress) -> Difference | None:
     with db.snapshot(models.conn):
         for name in models.projections:
             where = f"projection {name}"
             checkpoint = models.find_checkpoint(name)
             known = models.projections[name].VERSION
             if checkpoint is None or checkpoint.version < known:
-                return Difference(where, "its read model is not of this version: any other command rebuilds it")
+                return Difference(
+                    READ_MODELS_FILE, where, "its read model is not of this version: any other command rebuilds it"
+                )
             if checkpoint.version > known:
                 what = f"its read model is of version {checkpoint.version}, this Roomlapse knows {known}: upgrade it"
-                return Difference(where, what)
+                return Difference(READ_MODELS_FILE, where, what)
             if checkpoint.error is not None:
-                return Difference(where, checkpoint.error)
+                return Difference(READ_MODELS_FILE, where, checkpoint.error)
             if log.chain_at(checkpoint.position) != checkpoint.chain:
-                return Difference(where, f"its checkpoint at position {checkpoint.position} is not of this log")
+                return Difference(
+                    READ_MODELS_FILE, where, f"its checkpoint at position {checkpoint.position} is not of this log"
+                )
             if (difference := _verify_projection(log, models, name, checkpoint.position, progress)) is not None:
                 return difference
     return None
@@ -160,12 +163,14 @@ def _verify_projection(
         if next_known == room_id:
             next_known = next(known, None)
         if (what := _compare(models, name, room_id, run)) is not None:
-            return Difference(f"{table}, room {room_id!r}", what)
+            return Difference(READ_MODELS_FILE, f"{table}, room {room_id!r}", what)
         done += events
         if done % _PROGRESS_EVERY < events:
             progress(done, max(done, upto))
     if next_known is not None:
-        return Difference(f"{table}, room {next_known!r}", "is in the read model, but the log has no such room")
+        return Difference(
+            READ_MODELS_FILE, f"{table}, room {next_known!r}", "is in the read model, but the log has no such room"
+        )
     return None
 
 

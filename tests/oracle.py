@@ -278,7 +278,9 @@ class Oracle:
         end = now_ms
         if as_of is not None and as_of < now_ms:
             end = as_of
-        window_to = end if to_ms is None else to_ms
+        window_to = to_ms
+        if window_to is None:  # a window that begins in the future is empty
+            window_to = end if from_ms is None or from_ms < end else from_ms
         window_from: int | None = from_ms
         if window_from is None and whole and whole[0]["from_ms"] < window_to:
             window_from = whole[0]["from_ms"]

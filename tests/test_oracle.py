@@ -337,7 +337,7 @@ def test_a_millisecond_of_several_values_makes_no_empty_interval() -> None:
         ({"now_ms": 40, "to_ms": 70}, [(10, 30, True), (30, 60, False), (60, 70, True)], 30, 30, (10, 70)),
         ({"now_ms": 100, "to_ms": 10}, [], 0, 0, (None, 10)),
         ({"now_ms": 100, "from_ms": 50, "to_ms": 40}, [], 0, 0, (50, 40)),
-        ({"now_ms": 100, "from_ms": 200}, [(200, None, True)], 0, 0, (200, 100)),
+        ({"now_ms": 100, "from_ms": 200}, [(200, None, True)], 0, 0, (200, 200)),
     ],
 )
 def test_visibility_window(
