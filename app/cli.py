@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -433,34 +433,42 @@ def verify(data: Path, as_json: bool) -> None:
         head, difference = _verify(data_dir, progress)
     if as_json:
         text.print_json(
-            {"ok": difference is None, "difference": difference, "head": head.position, "chain": head.chain}
+            {
+                "ok": difference is None,
+                "difference": difference,
+                "head": head and head.position,
+                "chain": head and head.chain,
+            }
         )
-    elif difference is None:
-        click.echo(f"everything agrees: {head.position} events, chain {head.chain}")
     else:
-        click.echo(text.visible(str(difference)))
-        if difference.file != LOG_FILE:
-            click.echo(
-                f"the log agrees: {head.position} events, chain {head.chain}; what is wrong is made again from it by"
-                f" `roomlapse rebuild`, or after deleting {READ_MODELS_FILE} where that cannot be read"
-            )
+        events = f"{head.position} events, chain {head.chain}" if head is not None else ""
+        if difference is None:
+            click.echo(f"everything agrees: {events}")
+        else:
+            click.echo(text.visible(str(difference)))
+            if difference.file != LOG_FILE:
+                click.echo(f"the log agrees: {events}; the read models can be made again from it")
     if difference is not None:
         sys.exit(1)
 
 
-def _verify(data_dir: DataDir, progress: Progress) -> tuple[Head, Difference | None]:
-    """Verify the log in any case, and the read models if they can be opened."""
+def _verify(data_dir: DataDir, progress: Progress) -> tuple[Head | None, Difference | None]:
+    """Verify the log in any case, and the read models if they can be opened. Also gives what the log's end was."""
+    log = data_dir.open_log_reader()
     try:
-        reader = data_dir.open_checked_queries()
-    except (*db.UNREADABLE, db.NewerSchema, db.NoData) as error:
-        log = data_dir.open_log_reader()
+        head = None
+        with suppress(*db.UNREADABLE):  # what it is that cannot be read is found below
+            head = log.head()
         try:
-            difference = verify_log(log, progress) or Difference(READ_MODELS_FILE, READ_MODELS_FILE, str(error))
-            return log.head(), difference
-        finally:
-            log.close()
+            reader = data_dir.open_checked_queries()
+        except (*db.UNREADABLE, db.NewerSchema, db.NoData) as error:
+            if isinstance(error, db.Error) and not db.tells_of_a_fault(error):
+                raise
+            return head, verify_log(log, progress) or Difference(READ_MODELS_FILE, READ_MODELS_FILE, str(error))
+    finally:
+        log.close()
     try:
-        return reader.log.head(), verify_data(reader.log, reader.models, progress)
+        return head, verify_data(reader.log, reader.models, progress)
     finally:
         reader.close()
 

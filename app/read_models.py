@@ -138,6 +138,10 @@ class ReadModels:
             " version = excluded.version, position = excluded.position, chain = excluded.chain, error = excluded.error",
             (name, checkpoint.version, checkpoint.position, checkpoint.chain, checkpoint.error),
         )
+
+    def move_checkpoint(self, name: str, checkpoint: Checkpoint) -> None:
+        """Save a projection's checkpoint behind what has just been written: what is remembered is of there."""
+        self.save_checkpoint(name, checkpoint)
         self._heads_position[name] = checkpoint.position
 
     # ---- saved states ----

@@ -77,6 +77,7 @@ def catch_up(log: EventStore, models: ReadModels, limit: int = BATCH) -> CaughtU
             step = _fold_on(log, models, limit)
         with db.transaction(models.conn):
             if going(log, models) != step.checkpoints:  # somebody else was faster; now nobody can be
+                del step  # two of them would not be in memory at once
                 step = _fold_on(log, models, limit)
             return _write(models, step)
     except BaseException:
@@ -132,12 +133,16 @@ def resume(models: ReadModels) -> None:
 
 def going(log: EventStore, models: ReadModels) -> dict[str, Checkpoint]:
     """The projections that can read on: not those that stopped, nor those of another version or another log."""
+    return {name: checkpoint for name, checkpoint in _of_this_log(log, models).items() if checkpoint.error is None}
+
+
+def _of_this_log(log: EventStore, models: ReadModels) -> dict[str, Checkpoint]:
+    """The projections that have read this log, in this version."""
     checkpoints = {name: models.checkpoint(name) for name in models.projections}
     return {
         name: checkpoint
         for name, checkpoint in checkpoints.items()
-        if checkpoint.error is None
-        and checkpoint.version == models.projections[name].VERSION
+        if checkpoint.version == models.projections[name].VERSION
         and checkpoint.chain == log.chain_at(checkpoint.position)
     }
 
@@ -296,7 +301,7 @@ def _advance(models: ReadModels, name: str, folded: _Folded) -> int:
 def _move_checkpoint(models: ReadModels, name: str, batch: _Batch) -> None:
     chain = batch.log.chain_at(batch.upto)
     assert chain is not None, f"the log has no position {batch.upto}"
-    models.save_checkpoint(name, Checkpoint(models.projections[name].VERSION, batch.upto, chain, None))
+    models.move_checkpoint(name, Checkpoint(models.projections[name].VERSION, batch.upto, chain, None))
 
 
 def _last_before(history: History, position: int, key: Key) -> Key:
@@ -394,8 +399,8 @@ def _swap(log: EventStore, models: ReadModels, shadow: ReadModels, *, and_catch_
     while catch_up(log, shadow).more:
         pass
     with db.transaction(models.conn):
-        live = going(log, models)
-        while _is_behind(shadow, live):
+        live = _of_this_log(log, models)
+        while _is_behind(going(log, shadow), live):
             if not and_catch_up:
                 return False
             _write(shadow, _fold_on(log, shadow, BATCH))
@@ -408,13 +413,9 @@ def _swap(log: EventStore, models: ReadModels, shadow: ReadModels, *, and_catch_
         return True
 
 
-def _is_behind(models: ReadModels, others: Mapping[str, Checkpoint]) -> bool:
-    """Whether a projection that has not stopped has read less than one of the same name."""
-    for name in models.projections.keys() & others.keys():
-        checkpoint = models.checkpoint(name)
-        if checkpoint.error is None and checkpoint.position < others[name].position:
-            return True
-    return False
+def _is_behind(checkpoints: Mapping[str, Checkpoint], others: Mapping[str, Checkpoint]) -> bool:
+    """Whether a projection has read less than one of the same name."""
+    return any(name in others and own.position < others[name].position for name, own in checkpoints.items())
 
 
 def has_leftovers(models: ReadModels) -> bool:

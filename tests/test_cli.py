@@ -941,6 +941,19 @@ def test_verify_names_a_body_that_went_bad_on_the_disk(copied: Path, damage: byt
     assert json.loads(result.stdout)["difference"]["where"] == "events, position 5"
 
 
+def test_verify_names_the_log_whose_end_cannot_be_read(copied: Path) -> None:
+    assert sql(copied / "events.db", "PRAGMA wal_checkpoint(TRUNCATE)").returncode == 0
+    content = bytearray((copied / "events.db").read_bytes())
+    size = int.from_bytes(content[16:18])
+    page = content.index(ask(copied, "status")["chain"].encode()) // size * size  # where the last event is
+    content[page : page + size] = b"\xff" * size
+    (copied / "events.db").write_bytes(content)
+    result = command(copied, "verify", "--json")
+    assert result.returncode == 1, result.stderr
+    answer = json.loads(result.stdout)
+    assert (answer["ok"], answer["difference"]["file"], answer["head"]) == (False, "events.db", None)
+
+
 @pytest.mark.parametrize("case", list(MODEL_CASES))
 def test_verify_names_the_first_difference_in_the_read_models(copied: Path, case: str) -> None:
     statement, table, room_id = MODEL_CASES[case]

@@ -279,6 +279,45 @@ def test_a_rebuild_beside_a_faster_projector_takes_nothing_back(log: EventStore,
     assert ReadModels(live.conn, {}, REBUILD_PREFIX).table_names() == []
 
 
+def test_a_rebuild_beside_a_projector_that_is_always_faster_makes_it_wait(log: EventStore, open_models: Open) -> None:
+    live = open_models(members())
+    live.conn.execute("PRAGMA busy_timeout = 0")
+    add(log, 1, 999)
+    catch_up_all(log, live)
+    waits = 0
+
+    def go_on() -> None:
+        nonlocal waits
+        add(log, 999)
+        try:
+            catch_up_all(log, live)
+        except db.Error:
+            waits += 1
+
+    rebuild(log, open_models(meddled_with(go_on, 100)))
+    assert waits > 0, "nobody was kept waiting"
+    assert set(positions(live).values()) == {log.head().position - waits}
+    catch_up_all(log, live)
+    assert verify(log, live) is None
+
+
+def test_who_lets_a_projection_try_again_forgets_what_others_have_overtaken(log: EventStore, open_models: Open) -> None:
+    mine = open_models(members())
+    add(log, 1, 2)
+    catch_up_all(log, mine)
+    theirs = open_models(members(fail_on="4"))
+    add(log, 3, 4)
+    catch_up_all(log, theirs)
+    assert theirs.checkpoint("members").position == 3
+    resume(mine)
+    add(log, 5)
+    catch_up_all(log, mine)
+    head = mine.head("members", "r")
+    assert head is not None
+    assert head.events == 5
+    assert verify(log, mine) is None
+
+
 def test_a_newer_version_that_fails_on_the_past_does_not_stop_the_others(tmp_path: Path, log: EventStore) -> None:
     add(log, 1, 7, 3)
     data_dir = DataDir(tmp_path)
