@@ -77,14 +77,17 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def fill_with_callbacks(batches: Batches) -> Counter[int | None]:
-    """Send callbacks until the disk takes none of a whole batch twice running; what the answers were."""
+    """Send callbacks until the disk takes none of a whole batch twice running; what the answers were.
+
+    Large ones, then small ones: where there is no room for the former, there may be some for the latter.
+    """
     answers: Counter[int | None] = Counter()
     full = 0
     for _ in range(400):
-        some = Counter(batches.send(60, _BYTES_EACH))
+        some = Counter(batches.send(60, _BYTES_EACH if full < 2 else 0))
         answers += some
-        full = full + 1 if some == {503: 60} else 0
-        if full == 2:
+        full = full + 1 if some == {503: 60} else full // 2 * 2
+        if full == 4:
             return answers
     raise AssertionError(f"the disk does not fill: {answers}")
 
@@ -112,12 +115,12 @@ def test_callbacks_that_fill_the_disk_are_refused_and_reads_go_on(disk: Disk) ->
             begin, refilled = time.monotonic(), 0
             # It goes on trying, and nothing of that may show. Once the WAL is moved, there may be room for some more.
             while time.monotonic() - begin < rounds(1, 4):
-                if set(batches.send(5, _BYTES_EACH)) != {503}:
+                time.sleep(0.3)
+                if set(batches.send(5)) != {503}:
                     answers += fill_with_callbacks(batches)
                     refilled += 1
                 assert set(reads_of_rooms(victim, batches)) == {200}
                 assert_blocking_is_answered_at_once(victim)
-                time.sleep(0.3)
             assert refilled <= 2
             assert_says_that_it_is_full(victim)
             found = kept(disk.data, batches.sent)
