@@ -4,7 +4,7 @@ BIN := .venv/bin
 LOCK := .locks/dev.txt
 BENCH_LOCK := .locks/bench.txt
 BROWSER_LOCK := .locks/browser.txt
-HISTORIES ?= 2000
+HISTORIES ?= 1200
 
 .PHONY: help setup demo test test-faults test-browser bench check format lint types audit lock clean
 

@@ -1,6 +1,6 @@
 """The laws, held against an independent oracle over histories that nobody thought of.
 
-HISTORIES says how many (2,000 unless told otherwise); STEP is made small, so that short rooms have saved states too.
+HISTORIES says how many (1,200 unless told otherwise); STEP is made small, so that short rooms have saved states too.
 """
 
 import json
@@ -29,7 +29,7 @@ from app.tencent import decode
 from app.verify import verify
 from projections import ALL
 
-HISTORIES = int(os.environ.get("HISTORIES", "2000"))
+HISTORIES = int(os.environ.get("HISTORIES", "1200"))
 FOREVER_MS = T0 + 10**6
 SPAN_MS = 7  # so short that events meet within a millisecond
 ROOMS = ("a", "b?#% ü")
