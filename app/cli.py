@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -19,7 +19,7 @@ import rich_click as click
 
 from app import db, queries, text
 from app.backup import BadBackup, back_up
-from app.data_dir import LOG_FILE, READ_MODELS_FILE, DataDir, OtherWriter, RebuildRunning, WrongOwner
+from app.data_dir import LOG_FILE, DataDir, OtherWriter, RebuildRunning, WrongOwner
 from app.demo import run_demo
 from app.doctor import diagnose
 from app.fold import ProjectionFailed
@@ -27,7 +27,7 @@ from app.logs import set_up_logging
 from app.memory import settle_memory
 from app.progress import show_progress
 from app.queries import Queries
-from app.replay import MAPPED_BYTES, Progress, rebuild
+from app.replay import MAPPED_BYTES, rebuild
 from app.server import Running, warn_of_library
 from app.service import Service, now_ms
 from app.settings import (
@@ -42,7 +42,6 @@ from app.settings import (
     read_secrets,
 )
 from app.simulator import Callbacks, Sender
-from app.store import Head
 from app.times import BadTime, parse_time
 from app.transfer import (
     IMPORT_CACHE_KIB,
@@ -53,8 +52,7 @@ from app.transfer import (
     read_lines,
     release_rejected,
 )
-from app.verify import Difference, verify_log
-from app.verify import verify as verify_data
+from app.verify import verify_data
 from projections import ALL
 
 P = ParamSpec("P")
@@ -430,7 +428,7 @@ def verify(data: Path, as_json: bool) -> None:
     if not data_dir.read_models_path.exists():
         _bring_up(data_dir)  # what is there is checked as it is: catching up first could mend what should be shown
     with show_progress("verifying") as progress:
-        head, difference = _verify(data_dir, progress)
+        head, difference = verify_data(data_dir, progress)
     if as_json:
         text.print_json(
             {
@@ -450,27 +448,6 @@ def verify(data: Path, as_json: bool) -> None:
                 click.echo(f"the log agrees: {events}; the read models can be made again from it")
     if difference is not None:
         sys.exit(1)
-
-
-def _verify(data_dir: DataDir, progress: Progress) -> tuple[Head | None, Difference | None]:
-    """Verify the log in any case, and the read models if they can be opened. Also gives what the log's end was."""
-    log = data_dir.open_log_reader()
-    try:
-        head = None
-        with suppress(*db.UNREADABLE):  # what it is that cannot be read is found below
-            head = log.head()
-        try:
-            reader = data_dir.open_checked_queries()
-        except (*db.UNREADABLE, db.NewerSchema, db.NoData) as error:
-            if isinstance(error, db.Error) and not db.tells_of_a_fault(error):
-                raise
-            return head, verify_log(log, progress) or Difference(READ_MODELS_FILE, READ_MODELS_FILE, str(error))
-    finally:
-        log.close()
-    try:
-        return head, verify_data(reader.log, reader.models, progress)
-    finally:
-        reader.close()
 
 
 @main.command()

@@ -1,12 +1,13 @@
 """Recompute everything that can be recomputed, and name the first thing that differs."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from app import db
-from app.data_dir import LOG_FILE, READ_MODELS_FILE
+from app.data_dir import LOG_FILE, READ_MODELS_FILE, DataDir
 from app.event import BadJSON
 from app.fold import Run, fold, row_key, start
 from app.read_models import BadState, ReadModels
@@ -28,6 +29,28 @@ class Difference(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+
+def verify_data(data_dir: DataDir, progress: Progress = no_progress) -> tuple[Head | None, Difference | None]:
+    """Verify the log in any case, and the read models if they can be opened. Gives also what the log's end was, None
+    if it cannot be read. Raises db.Error if a file cannot be opened now."""
+    log = data_dir.open_log_reader()
+    try:
+        head = None
+        with suppress(*db.UNREADABLE):  # what it is that cannot be read is found below
+            head = log.head()
+        try:
+            queries = data_dir.open_checked_queries()
+        except (*db.UNREADABLE, db.NewerSchema, db.NoData) as error:
+            if isinstance(error, db.Error) and not db.tells_of_a_fault(error):
+                raise
+            return head, verify_log(log, progress) or Difference(READ_MODELS_FILE, READ_MODELS_FILE, str(error))
+    finally:
+        log.close()
+    try:
+        return head, verify(queries.log, queries.models, progress)
+    finally:
+        queries.close()
 
 
 def verify(log: EventStore, models: ReadModels, progress: Progress = no_progress) -> Difference | None:
