@@ -175,3 +175,45 @@ def test_what_stands_in_the_place_of_the_read_models_and_is_no_database_is_moved
     assert "what was there is now" in server.logs()
     assert server.stop() == 0
     assert run("verify", "--data", str(server.data)).returncode == 0
+
+
+def test_a_projection_that_raises_is_named_with_its_event_by_all_who_are_asked_and_goes_on_when_mended(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import projections.change_counts as counts\n"
+        "apply = counts.apply\n"
+        "def fail(state, event):\n"
+        "    if event.room_id == 'poison':\n"
+        "        raise ValueError('odd one')\n"
+        "    return apply(state, event)\n"
+        "counts.apply = fail\n"
+    )
+    server = start_server(env={"PYTHONPATH": str(broken)})
+    assert server.post(body_of("r", T0)).status_code == 200
+    assert server.post(body_of("poison", T0)).status_code == 200
+    event_id = server.get("/events")["events"][1]["event_id"]
+    told = f"change_counts stopped at position 2, event {event_id}: ValueError: odd one"
+    wait_until(lambda: told in server.client.get("/readyz").text)
+    assert server.client.get("/readyz").status_code == 503
+    assert server.post(body_of("r", T0 + 1)).status_code == 200
+    counts = server.get("/status")["projections"]["change_counts"]
+    assert (counts["position"], counts["error"]) == (1, told)
+    metrics = server.client.get("/metrics").text
+    assert f'roomlapse_projection_error{{error="{told}",projection="change_counts"}} 1.0' in metrics
+    assert 'roomlapse_projection_stopped{projection="change_counts"} 1.0' in metrics
+    assert 'roomlapse_projection_stopped{projection="current_room"} 0.0' in metrics
+    assert server.get("/rooms/r")["events"] == 2, "the others go on"
+    assert server.get("/rooms/poison")["events"] == 1
+    assert server.client.get("/rooms/r/change-counts").status_code == 503
+    assert server.stop() == 0
+
+    server = start_server(data=server.data)
+    wait_until(lambda: server.client.get("/readyz").status_code == 200)
+    assert server.client.get("/rooms/poison/change-counts").status_code == 200
+    metrics = server.client.get("/metrics").text
+    assert "roomlapse_projection_error{" not in metrics
+    assert server.stop() == 0
+    assert run("verify", "--data", str(server.data)).returncode == 0
