@@ -49,7 +49,7 @@ def projectors_of(data: Path) -> list[int]:
         with suppress(OSError):
             if process.name.isdigit():
                 arguments = (process / "cmdline").read_bytes().split(b"\0")
-                if b"app.projector" in arguments and os.fsencode(data) in arguments:
+                if b"app.projector.process" in arguments and os.fsencode(data) in arguments:
                     found.append(int(process.name))
     return found
 

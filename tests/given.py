@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from app import db, replay
 from app.event import Event, History
-from app.fold import fold, start
-from app.read_models import ReadModels
-from app.store import Arrival, EventStore
-from app.tencent import Callback
+from app.infra import sqlite
+from app.log.store import Arrival, EventStore
+from app.projector import catch_up as replay
+from app.projector.fold import fold, start
+from app.projector.read_models import ReadModels
+from app.tencent.body import Callback
 from projections import ALL
 
 UPDATE = "Live.CallbackAfterUpdateRoomInfo"
@@ -109,8 +110,8 @@ def _batches(given: list[Given], size: int) -> list[list[Given]]:
 
 def _delivered(name: str, batches: list[list[Given]]) -> list[dict[str, Any]]:
     """The rows on disk after the batches arrived and were read, one after the other; the same after a rebuild."""
-    log = EventStore(db.open_log(db.MEMORY))
-    models = ReadModels(db.open_read_models(db.MEMORY), {name: ALL[name]})
+    log = EventStore(sqlite.open_log(sqlite.MEMORY))
+    models = ReadModels(sqlite.open_read_models(sqlite.MEMORY), {name: ALL[name]})
     try:
         models.create()
         for batch in batches:

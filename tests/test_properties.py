@@ -18,15 +18,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracle import Oracle
 
-import app.fold
-import app.read_models
-from app import db
-from app.queries import NotFound, Queries
-from app.read_models import ReadModels
-from app.replay import catch_up, rebuild
-from app.store import Arrival, EventStore
-from app.tencent import decode
-from app.verify import verify
+import app.projector.fold
+import app.projector.read_models
+from app.infra import sqlite
+from app.log.store import Arrival, EventStore
+from app.ops.verify import verify
+from app.projector.catch_up import catch_up, rebuild
+from app.projector.read_models import ReadModels
+from app.queries.rooms import NotFound, Queries
+from app.tencent.body import decode
 from projections import ALL
 
 HISTORIES = int(os.environ.get("HISTORIES", "1200"))
@@ -87,16 +87,16 @@ def deliveries(draw: st.DrawFn) -> list[Delivery]:
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.fold, "STEP", 3)
-    monkeypatch.setattr(app.read_models, "_MAX_HEADS", 1)  # of the two rooms, one is remembered
+    monkeypatch.setattr(app.projector.fold, "STEP", 3)
+    monkeypatch.setattr(app.projector.read_models, "_MAX_HEADS", 1)  # of the two rooms, one is remembered
 
 
 class World:
     """A log and its read models in memory, with the oracle beside them."""
 
     def __init__(self) -> None:
-        self.log = EventStore(db.open_log(db.MEMORY))
-        self.models = ReadModels(db.open_read_models(db.MEMORY), ALL)
+        self.log = EventStore(sqlite.open_log(sqlite.MEMORY))
+        self.models = ReadModels(sqlite.open_read_models(sqlite.MEMORY), ALL)
         self.models.create()
         self.others = ReadModels(self.models.conn, ALL)
         self.queries = Queries(self.log, self.models)
@@ -245,7 +245,7 @@ class PowerGone(BaseException):
 class FailingConnection:
     """A real connection that dies before its n-th statement, and does nothing from then on, not even a rollback."""
 
-    def __init__(self, conn: db.Connection, statements: int) -> None:
+    def __init__(self, conn: sqlite.Connection, statements: int) -> None:
         self._conn = conn
         self._left = statements
 
@@ -286,8 +286,8 @@ def test_a_crash_between_any_two_statements_then_catching_up_equals_a_rebuild(
         arrivals = [Arrival(decode(it.body, FOREVER_MS), T0 + n) for n, it in enumerate(history)]
         half = len(arrivals) // 2
 
-        log = EventStore(db.open_log(log_path))
-        models = ReadModels(db.open_read_models(models_path), ALL)
+        log = EventStore(sqlite.open_log(log_path))
+        models = ReadModels(sqlite.open_read_models(models_path), ALL)
         models.create()
         log.append(arrivals[:half])
         catch_up(log, models, batch)
@@ -309,8 +309,8 @@ def test_a_crash_between_any_two_statements_then_catching_up_equals_a_rebuild(
         log.close()
         models.close()
 
-        log = EventStore(db.open_log(log_path))
-        models = ReadModels(db.open_read_models(models_path), ALL)
+        log = EventStore(sqlite.open_log(log_path))
+        models = ReadModels(sqlite.open_read_models(models_path), ALL)
         models.create()
         whole = {arrival.callback.event_id for arrival in arrivals}
         if died and work == "append":

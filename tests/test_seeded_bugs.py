@@ -23,27 +23,33 @@ class Bug(NamedTuple):
 
 NO_ORDER = [
     Bug("app/event.py", "assert event_time_ms > last_ms or (", "assert True or ("),
-    Bug("app/fold.py", "assert not events or events[0].key > saved.key", "assert True"),
+    Bug("app/projector/fold.py", "assert not events or events[0].key > saved.key", "assert True"),
 ]
 BUGS: dict[str, list[Bug]] = {
     "ties are broken by arrival": [
         *NO_ORDER,
-        Bug("app/store.py", "ORDER BY event_time_ms, event_id", "ORDER BY event_time_ms, position"),
+        Bug("app/log/store.py", "ORDER BY event_time_ms, event_id", "ORDER BY event_time_ms, position"),
         Bug(
-            "app/store.py", "rows.sort(key=lambda row: (row[1], row[0]))", "rows.sort(key=lambda row: (row[1], row[4]))"
+            "app/log/store.py",
+            "rows.sort(key=lambda row: (row[1], row[0]))",
+            "rows.sort(key=lambda row: (row[1], row[4]))",
         ),
-        Bug("app/replay.py", "key=lambda arrival: arrival[1].key", "key=lambda arrival: arrival[1].event_time_ms"),
-        Bug("app/replay.py", "saved.key < first", "saved.key[0] <= first[0]"),
+        Bug(
+            "app/projector/catch_up.py",
+            "key=lambda arrival: arrival[1].key",
+            "key=lambda arrival: arrival[1].event_time_ms",
+        ),
+        Bug("app/projector/catch_up.py", "saved.key < first", "saved.key[0] <= first[0]"),
     ],
     "duplicates are stored": [
         *NO_ORDER,
-        Bug("app/store.py", "if known is not None:", "if False:"),
-        Bug("app/db.py", "AND event_id = NEW.event_id", "AND event_id = NEW.event_id AND 0"),
+        Bug("app/log/store.py", "if known is not None:", "if False:"),
+        Bug("app/infra/sqlite.py", "AND event_id = NEW.event_id", "AND event_id = NEW.event_id AND 0"),
     ],
     "a late event is skipped": [
         *NO_ORDER,
         Bug(
-            "app/replay.py",
+            "app/projector/catch_up.py",
             "            history = batch.history(room_id, saved.key)\n",
             "            history = batch.history(room_id, saved.key)\n"
             "            gone = min(fresh.positions) if models.head(name, room_id) is not None else 2**62\n"
@@ -53,48 +59,52 @@ BUGS: dict[str, list[Bug]] = {
     ],
     "a late event is folded at the end": [
         *NO_ORDER,
-        Bug("app/replay.py", "if saved is not None and saved.key < first:", "if saved is not None:"),
+        Bug("app/projector/catch_up.py", "if saved is not None and saved.key < first:", "if saved is not None:"),
     ],
     "the checkpoint is written before the rows": [
         Bug(
-            "app/replay.py",
-            "        with db.transaction(models.conn):\n            if going",
+            "app/projector/catch_up.py",
+            "        with sqlite.transaction(models.conn):\n            if going",
             "        if True:\n            if going",
         ),
-        Bug("app/replay.py", "        with db.savepoint(models.conn):\n", "        if True:\n"),
+        Bug("app/projector/catch_up.py", "        with sqlite.savepoint(models.conn):\n", "        if True:\n"),
         Bug(
-            "app/replay.py",
+            "app/projector/catch_up.py",
             "    try:\n        models.write(name, folded.runs)\n",
             "    _move_checkpoint(models, name, batch)\n    try:\n        models.write(name, folded.runs)\n",
         ),
     ],
     "states from before a late event are kept": [
-        Bug("app/read_models.py", "self.conn.executemany(table.delete_states, gone_states)", "pass"),
+        Bug("app/projector/read_models.py", "self.conn.executemany(table.delete_states, gone_states)", "pass"),
     ],
     "a room is gone on with from a state that it has left behind": [
         Bug(
-            "app/read_models.py",
+            "app/projector/read_models.py",
             "heads[room_id] = _Head(run.last, lines)",
             "heads.setdefault(room_id, _Head(run.last, lines))",
         ),
-        Bug("app/read_models.py", "head = heads.pop(room_id, None)", "head = heads.get(room_id)"),
+        Bug("app/projector/read_models.py", "head = heads.pop(room_id, None)", "head = heads.get(room_id)"),
     ],
     "what was remembered outlives another writer": [
-        Bug("app/read_models.py", "if self._heads_position.get(name) != position:", "if False:"),
+        Bug("app/projector/read_models.py", "if self._heads_position.get(name) != position:", "if False:"),
     ],
     "known_at goes on from a state that knew more": [
-        Bug("app/read_models.py", "event_time_ms <= ? AND max_position <= ?", "event_time_ms <= ? AND ? IS NOT NULL"),
+        Bug(
+            "app/projector/read_models.py",
+            "event_time_ms <= ? AND max_position <= ?",
+            "event_time_ms <= ? AND ? IS NOT NULL",
+        ),
     ],
     "a part of the past in which something came earlier is passed over": [
-        Bug("app/fold.py", "*folded), min(folded)", "*folded), max(folded)"),
+        Bug("app/projector/fold.py", "*folded), min(folded)", "*folded), max(folded)"),
     ],
     "an event that came later is taken for one that overtook": [
-        Bug("app/queries.py", "behind=behind, before=late.position", "behind=behind, before=2**62"),
-        Bug("app/queries.py", "late.key, late.position):", "late.key, 2**62):"),
+        Bug("app/queries/rooms.py", "behind=behind, before=late.position", "behind=behind, before=2**62"),
+        Bug("app/queries/rooms.py", "late.key, late.position):", "late.key, 2**62):"),
     ],
     "as_of leaves out its own millisecond": [
         Bug(
-            "app/store.py",
+            "app/log/store.py",
             "AND event_time_ms <= ? AND position <= ? ORDER BY event_time_ms",
             "AND event_time_ms < ? AND position <= ? ORDER BY event_time_ms",
         ),
@@ -107,8 +117,8 @@ BUGS: dict[str, list[Bug]] = {
     ],
     "a batch is not one transaction": [
         Bug(
-            "app/store.py",
-            "        with db.transaction(self.conn):\n            outcomes = self._insert",
+            "app/log/store.py",
+            "        with sqlite.transaction(self.conn):\n            outcomes = self._insert",
             "        if True:\n            outcomes = self._insert",
         ),
     ],

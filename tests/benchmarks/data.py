@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from app.data_dir import DataDir
-from app.simulator import Callbacks
-from app.store import Arrival
-from app.tencent import decode
+from app.infra.data_dir import DataDir
+from app.log.store import Arrival
+from app.ops.simulator import Callbacks
+from app.tencent.body import decode
 from benchmarks.lib import APP_ID, CLIENT_IP, Bench, Ran, once, run_program, say
 
 T0 = 1_760_000_000_000

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app import db
-from app.tencent import signed_query
+from app.infra import sqlite
+from app.tencent.body import signed_query
 
 ROUNDS = 5
 APP_ID = "1400000001"
@@ -394,7 +394,7 @@ def describe_machine(folder: Path) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": round(memory / 1e6, 1),
         "python": platform.python_version(),
-        "sqlite": db.LIBRARY_VERSION,
+        "sqlite": sqlite.LIBRARY_VERSION,
         "kernel": platform.release(),
         "filesystem": _filesystem(folder),
         "fsync_ms": {"p50": round(statistics.median(fsync), 3), "p99": round(sorted(fsync)[-2], 3)},

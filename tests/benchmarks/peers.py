@@ -70,7 +70,7 @@ SERVERS: dict[str, Callable[[Path], Any]] = {
 
 
 def serve(name: str, folder: Path) -> None:
-    """Run one on uvicorn with the settings of `app.server`, on a free port of the loopback."""
+    """Run one on uvicorn with the settings of `app.server.running`, on a free port of the loopback."""
     import uvicorn
 
     app = SERVERS[name](folder)

@@ -9,11 +9,11 @@ from statistics import median
 
 import msgspec
 
-from app.data_dir import DataDir
-from app.queries import Queries
-from app.read_models import ReadModels
-from app.replay import catch_up
-from app.store import Arrival, EventStore
+from app.infra.data_dir import DataDir
+from app.log.store import Arrival, EventStore
+from app.projector.catch_up import catch_up
+from app.projector.read_models import ReadModels
+from app.queries.rooms import Queries
 from benchmarks.data import STEP_MS, T0, Supply, fill, imported, prepared
 from benchmarks.lib import (
     ROUNDS,

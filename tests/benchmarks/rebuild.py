@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from app.store import Arrival
-from app.tencent import decode
+from app.log.store import Arrival
+from app.tencent.body import decode
 from benchmarks.data import assert_projected, fill, imported, now_ms, prepared
 from benchmarks.lib import (
     CLIENT_IP,

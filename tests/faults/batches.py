@@ -17,7 +17,7 @@ from typing import TypeVar
 import pytest
 from conftest import APP_ID, body_of
 
-from app.tencent import decode
+from app.tencent.body import decode
 from faults.lib import Sent, Victim, now_ms, query_now, run_program
 
 T = TypeVar("T")

@@ -19,9 +19,9 @@ from typing import Self
 import msgspec
 from conftest import APP_ID, PROGRAM, environment, projectors_of
 
-from app.data_dir import DataDir
-from app.simulator import Callbacks
-from app.tencent import decode, signed_query
+from app.infra.data_dir import DataDir
+from app.ops.simulator import Callbacks
+from app.tencent.body import decode, signed_query
 
 FULL = os.environ.get("FAULTS") == "full"
 RESULTS = Path(__file__).parent / "results.jsonl"

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import PROGRAM, body_of, environment
 
-from app import db
-from app.data_dir import LOG_FILE, READ_MODELS_FILE, DataDir
-from app.db import open_reader
-from app.read_models import ReadModels
+from app.infra import sqlite
+from app.infra.data_dir import LOG_FILE, READ_MODELS_FILE, DataDir
+from app.infra.sqlite import open_reader
+from app.projector.read_models import ReadModels
 from faults.lib import (
     FULL,
     Load,
@@ -220,7 +220,7 @@ def test_a_backup_replaces_nothing(twenty: Path, tmp_path: Path) -> None:
 def edit_log(data: Path, sql: str) -> None:
     """Edit a log as somebody could who has its file, and who leaves its triggers as they were."""
     log = DataDir(data).open_log()
-    with db.transaction(log.conn):
+    with sqlite.transaction(log.conn):
         triggers = log.conn.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
         for name, _ in triggers:
             log.conn.execute(f"DROP TRIGGER {name}")
@@ -296,7 +296,7 @@ def test_a_log_with_a_spoilt_page_is_not_backed_up_or_the_backup_is_whole(tmp_pa
 
 def test_a_newer_log_is_refused_by_every_command_and_stays_as_it_is(twenty: Path, tmp_path: Path) -> None:
     data = twenty
-    log = db.open_log(data / LOG_FILE)
+    log = sqlite.open_log(data / LOG_FILE)
     log.execute("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, ?)", _NEWER)
     log.close()
     before = (data / LOG_FILE).read_bytes()
@@ -344,7 +344,7 @@ def test_newer_read_models_are_refused_and_made_again_when_they_are_deleted(twen
             assert victim.get("/rooms/r")[0] == 503
             assert victim.get("/readyz")[0] == 503
             victim.stop()
-        models = ReadModels(db.open_read_models(data / READ_MODELS_FILE), ALL)
+        models = ReadModels(sqlite.open_read_models(data / READ_MODELS_FILE), ALL)
         models.conn.execute("UPDATE projections SET version = 1")
         models.conn.execute("PRAGMA user_version = 1")
         models.close()

@@ -16,7 +16,7 @@ from pathlib import Path
 from conftest import APP_ID, PROGRAM, body_of, environment
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.db import open_reader
+from app.infra.sqlite import open_reader
 from faults.lib import (
     FULL,
     TOKEN,

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import APP_ID
 
-from app.data_dir import DataDir
 from app.event import canonical_json
-from app.store import Record
-from app.tencent import compose_update, decode, signed_query
+from app.infra.data_dir import DataDir
+from app.log.store import Record
+from app.tencent.body import compose_update, decode, signed_query
 from faults.lib import TOKEN, Sent, Victim, assert_exact, no_traceback, report, rounds
 
 _HOUR_S = 3600

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.data_dir import RESERVE_BYTES
+from app.infra.data_dir import RESERVE_BYTES
 from faults.batches import (
     Batches,
     assert_blocking_is_answered_at_once,
@@ -31,7 +31,7 @@ _RESERVE = RESERVE_BYTES // _MEGABYTE
 _BYTES_EACH = 20_000
 
 _NO_RESERVE = """
-from app import data_dir
+from app.infra import data_dir
 
 data_dir.RESERVE_BYTES = -(1 << 60)
 """

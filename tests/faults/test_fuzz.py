@@ -16,7 +16,7 @@ from conftest import T0, UPDATE, body_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from app.tencent import MAX_BODY_BYTES
+from app.tencent.body import MAX_BODY_BYTES
 from faults.lib import Victim, assert_verified, no_traceback, query_now, report, rounds, wait_until
 
 _FLAT_BYTES = 64 * 2**20

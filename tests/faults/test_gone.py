@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conftest import body_of, projectors_of
 
-from app.tencent import decode
+from app.tencent.body import decode
 from faults.lib import Sent, Victim, assert_exact, now_ms, report, wait_until
 
 

@@ -17,11 +17,11 @@ import pytest
 from conftest import T0, body_of
 from test_properties import FailingConnection, PowerGone
 
-import app.store
-from app import db
-from app.store import Arrival, EventStore, Rejection
-from app.tencent import decode
-from app.verify import verify_log
+import app.log.store
+from app.infra import sqlite
+from app.log.store import Arrival, EventStore, Rejection
+from app.ops.verify import verify_log
+from app.tencent.body import decode
 from faults.lib import FULL, report
 
 TESTS = Path(__file__).parent.parent
@@ -106,7 +106,7 @@ def crash_everywhere(path: Path, prepare: Callable[[EventStore], object], work: 
     while True:
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink()
-        log = EventStore(db.open_log(path))
+        log = EventStore(sqlite.open_log(path))
         prepare(log)
         before = state_of(log)
         dying: Any = FailingConnection(log.conn, statements)
@@ -116,7 +116,7 @@ def crash_everywhere(path: Path, prepare: Callable[[EventStore], object], work: 
         except PowerGone:
             died = True
         log.close()
-        log = EventStore(db.open_log(path))
+        log = EventStore(sqlite.open_log(path))
         try:
             if not died:
                 assert state_of(log) != before
@@ -124,7 +124,7 @@ def crash_everywhere(path: Path, prepare: Callable[[EventStore], object], work: 
             assert state_of(log) == before, f"something stays of a crash before statement {statements + 1}"
             work(log)
             assert verify_log(log) is None
-            with pytest.raises(db.Error, match="events only grows"):
+            with pytest.raises(sqlite.Error, match="events only grows"):
                 log.conn.execute(
                     "INSERT OR REPLACE INTO events (position, event_id, event_time_ms, received_at_ms, chain, body)"
                     " SELECT position, event_id, event_time_ms, received_at_ms, chain, body FROM events LIMIT 1"
@@ -137,7 +137,7 @@ def crash_everywhere(path: Path, prepare: Callable[[EventStore], object], work: 
 def test_a_crash_between_any_two_statements_of_a_bulk_append_leaves_all_or_nothing_and_the_guard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.store, "_BULK", 10)
+    monkeypatch.setattr(app.log.store, "_BULK", 10)
     bulk = arrivals_of([*_BODIES, *_BODIES[:5], *_BODIES[3:9]])
     statements = crash_everywhere(
         tmp_path / "events.db", lambda log: log.append(arrivals_of(_BODIES[:6])), lambda log: log.append(bulk)

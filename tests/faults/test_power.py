@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from conftest import body_of
 
-from app.data_dir import DataDir
-from app.verify import Difference, verify
+from app.infra.data_dir import DataDir
+from app.ops.verify import Difference, verify
 from faults.lib import Load, Sent, Victim, assert_verified, kept, no_traceback, now_ms, report, rounds, wait_until
 
 _SHUT_DOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN: _IOR('X', 125, __u32)
@@ -24,16 +24,16 @@ _NO_LOG_FLUSH = struct.pack("I", 2)  # the file system's own journal is lost too
 _MEGABYTES = 128
 
 _LESS_SYNCED = """
-from app import db
+from app.infra import sqlite
 
-_as_it_is = db._set_pragmas
+_as_it_is = sqlite._set_pragmas
 
 
 def _set_pragmas(conn, *, synchronous, cache_kib):
     _as_it_is(conn, synchronous="NORMAL", cache_kib=cache_kib)
 
 
-db._set_pragmas = _set_pragmas
+sqlite._set_pragmas = _set_pragmas
 """
 """Python runs it before the program: the program has no such setting."""
 

@@ -19,8 +19,8 @@ from urllib.parse import quote
 import pytest
 from conftest import APP_ID, T0, body_of, projectors_of
 
-from app.logs import JsonFormatter
-from app.tencent import ClockOff, Query, Refused, check_signature, sign
+from app.infra.json_logs import JsonFormatter
+from app.tencent.body import ClockOff, Query, Refused, check_signature, sign
 from faults.lib import Victim, assert_verified, no_traceback, report, rounds, run_program, wait_until
 
 # ---- row 17 ----

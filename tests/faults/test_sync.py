@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import projectors_of
 
-from app.projector import WAKE
+from app.projector.process import WAKE
 from faults.batches import (
     Batches,
     ask_together,
@@ -37,16 +37,16 @@ _MEGABYTE = 2**20
 _MAY_WAIT = 64 * _MEGABYTE
 
 _NOT_SYNCED = """
-from app import db
+from app.infra import sqlite
 
-_as_it_is = db._set_pragmas
+_as_it_is = sqlite._set_pragmas
 
 
 def _set_pragmas(conn, *, synchronous, cache_kib):
     _as_it_is(conn, synchronous="OFF", cache_kib=cache_kib)
 
 
-db._set_pragmas = _set_pragmas
+sqlite._set_pragmas = _set_pragmas
 """
 """Python runs it before the program: the program has no such setting."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conftest import body_of
 
-from app.tencent import decode
+from app.tencent.body import decode
 from faults.lib import Load, Victim, assert_exact, kept, now_ms, query_now, report, rounds
 
 _GONE_WITHIN_S = 10.0

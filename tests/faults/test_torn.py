@@ -17,9 +17,9 @@ import msgspec
 import pytest
 from conftest import APP_ID
 
-from app import db
-from app.data_dir import DataDir
-from app.verify import Difference, verify, verify_log
+from app.infra import sqlite
+from app.infra.data_dir import DataDir
+from app.ops.verify import Difference, verify, verify_log
 from faults.lib import Load, Victim, assert_exact, no_traceback, report, rounds, run_program
 
 _WAL_HEADER = 32
@@ -28,7 +28,7 @@ _FRAME_HEADER = 24
 Rows = list[tuple[Any, ...]]
 
 
-def rows_of(conn: db.Connection) -> dict[str, Rows]:
+def rows_of(conn: sqlite.Connection) -> dict[str, Rows]:
     """Every row of every table of a database."""
     names = [name for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
     rows = {name.lower(): conn.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
@@ -217,7 +217,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
 def _all_rows(data_dir: DataDir) -> dict[str, dict[str, Rows]]:
     found = {}
     for path in (data_dir.log_path, data_dir.read_models_path):
-        conn = db.open_reader(path)
+        conn = sqlite.open_reader(path)
         try:
             found[path.name] = rows_of(conn)
             if path == data_dir.log_path:  # what keeps its rows from being changed
@@ -237,7 +237,7 @@ def said_of(data_dir: DataDir) -> Difference | str | None:
             return verify(queries.log, queries.models)
         finally:
             queries.close()
-    except (*db.UNREADABLE, db.NewerSchema, db.NoData) as error:
+    except (*sqlite.UNREADABLE, sqlite.NewerSchema, sqlite.NoData) as error:
         return f"{type(error).__name__}: {error}"
 
 
@@ -302,7 +302,7 @@ def _difference(data_dir: DataDir, expected: dict[str, dict[str, Rows]]) -> str 
     """The first row that does not read as it did, whatever it belongs to; None if all do."""
     try:
         found = _all_rows(data_dir)
-    except db.UNREADABLE as error:
+    except sqlite.UNREADABLE as error:
         return f"a row cannot be read: {error}"
     for file, tables in expected.items():
         for table, rows in tables.items():

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 from conftest import APP_ID, T0, body_of
 
-from app.connections import MAX_HEAD_BYTES, READ_WITHIN_S, TAKE_WITHIN_S
-from app.tencent import MAX_BODY_BYTES, sign
+from app.server.connections import MAX_HEAD_BYTES, READ_WITHIN_S, TAKE_WITHIN_S
+from app.tencent.body import MAX_BODY_BYTES, sign
 from faults.lib import FULL, TOKEN, Victim, assert_verified, no_traceback, query_now, report, rounds
 
 _FLAT_BYTES = 48 * 2**20  # what memory may move by, whatever comes
@@ -216,7 +216,8 @@ def hurried(folder: Path, read_within_s: float) -> dict[str, str]:
     """An environment in which the server waits less long for a request, and is the same otherwise."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
-        f"import app.connections\n\napp.connections.READ_WITHIN_S = app.connections.TAKE_WITHIN_S = {read_within_s}\n"
+        "from app.server import connections\n\n"
+        f"connections.READ_WITHIN_S = connections.TAKE_WITHIN_S = {read_within_s}\n"
     )
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 

@@ -1,0 +1,104 @@
+"""The demo: a sample evening in a fresh data directory, the server on it, and a simulated sender over real HTTP."""
+
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+
+from app.infra.data_dir import DataDir
+from app.infra.settings import Settings
+from app.ops.import_export import RejectedLine, import_lines, read_lines
+from app.ops.simulator import Callbacks, Sender
+from app.server.node import Service, now_ms
+from app.server.running import Running
+
+SAMPLE = Path(__file__).parent.parent.parent / "data" / "sample-callbacks.jsonl"
+SDK_APP_ID = "1400000000"
+_RATE = 5.0
+_ENDED_AGO_MS = 5 * 60_000
+_TIME_MS = re.compile(r"(:\s*)([0-9]{13})(?=[,}\s])")  # the only numbers of that length are times
+_ROOMS = 12
+
+
+def run_demo(port: int, for_s: float | None) -> None:
+    """Run until Ctrl-C, or for some seconds. Raises OSError when the port is taken."""
+    with TemporaryDirectory(prefix="roomlapse-demo-") as folder:
+        settings = Settings(SDK_APP_ID, data=Path(folder), port=port, demo=True)
+        running = Running(Service(settings))
+        lines = load_sample(settings.data)
+        sender = Sender(running.url, SDK_APP_ID, None, _RATE)
+        threads = [threading.Thread(target=sender.send, args=(iter(Callbacks(7, _ROOMS, 0.05, 0.1, now_ms)),))]
+        if for_s is not None:
+            threads.append(threading.Timer(for_s, running.stop))
+
+        def on_started() -> None:
+            print(_introduce(running.url, settings.data, lines, for_s), flush=True)
+            for thread in threads:
+                thread.start()
+
+        try:
+            running.run(on_started)
+        finally:
+            sender.stop()
+            for thread in threads:
+                if isinstance(thread, threading.Timer):
+                    thread.cancel()
+                if thread.is_alive():
+                    thread.join()
+    print("demo ended")
+
+
+def load_sample(data: Path) -> int:
+    """Import the sample evening into a data directory, as if it had just ended; return how many events it holds.
+
+    Raises OSError.
+    """
+
+    def refuse(rejected: RejectedLine) -> None:
+        raise AssertionError(f"{SAMPLE}, line {rejected.line}: {rejected.reason}")
+
+    data_dir = DataDir(data)
+    data_dir.create(SDK_APP_ID)
+    log, models = data_dir.open_log(), data_dir.open_read_models()
+    try:
+        with SAMPLE.open("rb") as file:
+            lines = list(read_lines(file))
+        accepted = import_lines(log, _shifted(lines, now_ms() - _ENDED_AGO_MS), now_ms, refuse).accepted
+        data_dir.bring_up(log, models)
+    finally:
+        models.close()
+        log.close()
+    return accepted
+
+
+class _Line(msgspec.Struct):
+    received_at_ms: int
+    body: str
+    client_ip: str | None = None
+    platform: str | None = None
+
+
+def _shifted(lines: list[bytes], end_ms: int) -> Iterator[bytes]:
+    """Lines as `export` writes them, moved in time so that the last was received then."""
+    decoded = [msgspec.json.decode(line, type=_Line) for line in lines]
+    by_ms = end_ms - max(line.received_at_ms for line in decoded)
+    for line in decoded:
+        body = _TIME_MS.sub(lambda match: f"{match[1]}{int(match[2]) + by_ms}", line.body)
+        moved = msgspec.structs.replace(line, received_at_ms=line.received_at_ms + by_ms, body=body)
+        yield msgspec.json.encode(moved) + b"\n"
+
+
+def _introduce(url: str, data: Path, lines: int, for_s: float | None) -> str:
+    end = "Ctrl-C ends it." if for_s is None else f"It ends by itself after {for_s:g} s."
+    return f"""\
+Roomlapse is running on a sample evening of {lines} events, and a simulated sender adds {_RATE:g} a second.
+
+  Open   {url}/
+  Try    curl '{url}/rooms?public=true&limit=3'
+         curl '{url}/rooms/late-show/history?field=IsPublicVisible'
+         curl '{url}/rooms/late-show/visibility'
+
+The data is in {data} while the demo runs. {end}"""

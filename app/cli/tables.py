@@ -1,0 +1,203 @@
+"""Answers as text for people: tables on a terminal, aligned columns in a pipe; hostile names show as what they are."""
+
+import io
+import unicodedata
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app.event import canonical_json
+from app.infra.times import format_duration, format_time
+from app.ops.doctor import Diagnosis
+from app.queries import rooms as queries
+
+_PIPE_WIDTH = 200
+_HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def visible(text: str) -> str:
+    """Write characters that a terminal would act on, or hide, as \\uXXXX."""
+    return "".join(f"\\u{ord(char):04x}" if unicodedata.category(char) in _HIDDEN_CATEGORIES else char for char in text)
+
+
+def print_json(answer: Any) -> None:
+    """Print what HTTP would answer."""
+    print(msgspec.json.encode(answer).decode())
+
+
+def print_room(room: queries.Room) -> None:
+    """Print a room: a line a field, with who set it and when."""
+    events = "1 event" if room.events == 1 else f"{room.events} events, the last"
+    _say(f"{room.room_id}  after {events} at {format_time(room.event_time_ms)}")
+    values, set_by = _values(room.room_info), _values(room.fields)
+    _table(
+        ["field", "value", "set at", "by", "event"],
+        [
+            [name, _json(value), format_time(set_by[name]["set_at_ms"]), _json(set_by[name]["operator"]), event_id[:12]]
+            for name, value in values.items()
+            for event_id in (set_by[name]["event_id"],)
+        ],
+    )
+
+
+def print_rooms(page: queries.Rooms) -> None:
+    """Print rooms, a line each."""
+    lines = []
+    for room in page.rooms:
+        values = _values(room.room_info)
+        name, public = values.get("RoomName"), values.get("IsPublicVisible")
+        lines.append([room.room_id, _json(name), _json(public), str(room.events), format_time(room.event_time_ms)])
+    _table(["room", "name", "public", "events", "last event"], lines)
+    _more(page.next_cursor)
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """Print findings, a line each, and below those that are not well what to do."""
+    _table(
+        ["check", "", "found", "what to do"],
+        [[finding.check, finding.state, finding.found, finding.advice] for finding in diagnosis.findings],
+    )
+
+
+def print_history(page: queries.History) -> None:
+    """Print changes, newest first, a line a field."""
+    lines = []
+    for change in page.changes:
+        head = [
+            format_time(change.event_time_ms) + (" late" if change.late else ""),
+            _json(_values(change.operator)),
+            change.platform or "",
+        ]
+        for name, field in _values(change.changed).items():
+            before = _json(field["from"]) if "from" in field else "(first seen)"
+            lines.append([*head, name, before, _json(field["to"])])
+            head = ["", "", ""]
+    _table(["at", "by", "platform", "field", "from", "to"], lines)
+    _more(page.next_cursor)
+
+
+def print_diff(diff: queries.Diff) -> None:
+    """Print what differs, a line a field."""
+    lines = [
+        [name, _json(field["from"]) if "from" in field else "", _json(field["to"]) if "to" in field else ""]
+        for name, field in _values(diff.changed).items()
+    ]
+    if lines:
+        _table(["field", "from", "to"], lines)
+    else:
+        _say("no difference")
+
+
+def print_counts(counts: dict[str, queries.Counts]) -> None:
+    """Print counts, a line a field."""
+    _table(
+        ["field", "observations", "changes", "first seen", "last changed"],
+        [
+            [
+                name,
+                str(count.observations),
+                str(count.changes),
+                format_time(count.first_seen_ms),
+                format_time(count.last_changed_ms) if count.last_changed_ms is not None else "never",
+            ]
+            for name, count in counts.items()
+        ],
+    )
+
+
+def print_totals(totals: queries.ChangeTotals) -> None:
+    """Print the counts over all rooms, and the rooms with the most changes."""
+    print_counts(totals.counts)
+    _table(["room", "changes"], [[total.room_id, str(total.changes)] for total in totals.rooms])
+    _more(totals.next_cursor)
+
+
+def print_visibility(visibility: queries.Visibility) -> None:
+    """Print intervals, a line each, and the sums."""
+    _table(
+        ["", "from", "to", "for"],
+        [
+            [
+                "public" if interval.public else "hidden",
+                format_time(interval.from_ms),
+                format_time(interval.to_ms) if interval.to_ms is not None else "open",
+                format_duration((interval.to_ms or max(visibility.window.to_ms, interval.from_ms)) - interval.from_ms),
+            ]
+            for interval in visibility.intervals
+        ],
+    )
+    _say(
+        f"public {format_duration(visibility.public_ms)}, hidden {format_duration(visibility.hidden_ms)},"
+        f" up to {format_time(visibility.window.to_ms)}"
+    )
+
+
+def print_rejected(page: queries.Quarantine) -> None:
+    """Print the quarantine, a line a body."""
+    _table(
+        ["id", "received", "reason", "body"],
+        [[str(it.id), format_time(it.received_at_ms), it.reason, it.body[:60]] for it in page.rejected],
+    )
+    _more(page.next_cursor)
+
+
+def print_status(status: queries.Status) -> None:
+    """Print the log's end and the projections, a line each."""
+    _say(
+        f"head {status.head}, events {status.events}, duplicates {status.duplicates}, rejected {status.rejected}\n"
+        f"chain {status.chain}"
+    )
+    _table(
+        ["projection", "version", "position", "lag", "fingerprint", "error"],
+        [
+            [name, str(it.version), str(it.position), str(it.lag), it.fingerprint or "", it.error or ""]
+            for name, it in status.projections.items()
+        ],
+    )
+
+
+def _say(text: str) -> None:
+    print("\n".join(visible(line) for line in text.split("\n")))
+
+
+def _more(next_cursor: str | None) -> None:
+    if next_cursor is not None:
+        _say(f"more with --cursor {next_cursor}")
+
+
+def _table(titles: list[str], lines: list[list[str]]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+        console.file = io.StringIO()
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for line in lines:
+        table.add_row(*[Text(visible(cell)) for cell in line])
+    console.print(table)
+    if isinstance(console.file, io.StringIO):
+        print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))
+
+
+def _values(answer: Any) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(answer))
+
+
+def _json(value: Any) -> str:
+    """Write a JSON value; a string stands bare unless it would then read as something else."""
+    if isinstance(value, str) and value and not _reads_as_json(value):
+        return value
+    return canonical_json(value)
+
+
+def _reads_as_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The immutable log and the quarantine: the only room that speaks SQL on events.db."""

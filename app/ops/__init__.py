@@ -1,0 +1,1 @@
+"""The care of a data directory: verify, backup, doctor, import and export, and a simulated sender."""

@@ -1,0 +1,61 @@
+"""A backup of the log: one file, taken while callbacks come, and checked before it is called one."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from app.infra import sqlite
+from app.infra.data_dir import DataDir
+from app.log.store import EventStore
+from app.ops.verify import Difference, verify_log
+from app.projector.catch_up import Progress, no_progress
+
+
+class BadBackup(Exception):
+    """What was written is not what the log holds."""
+
+
+class BackedUp(msgspec.Struct, frozen=True):
+    """What a backup holds; `chain` is that of its last event."""
+
+    file: str
+    events: int
+    chain: str
+    bytes: int
+
+
+def back_up(data_dir: DataDir, file: Path, progress: Progress = no_progress) -> BackedUp:
+    """Copy the log as it is at one moment to a new file, synced, and recompute all of its ids and its chain.
+
+    The read models are not in it: they are made again from the log. Raises FileExistsError, OSError, sqlite.Error and
+    BadBackup; there is a file of that name only if all went well.
+    """
+    if file.exists():
+        raise FileExistsError(f"{file} is there already: a backup replaces nothing, choose another name")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {file.parent}: make it, or choose another place")
+    partial = file.with_name(f".{file.name}.partial")
+    partial.unlink(missing_ok=True)  # of one that was interrupted
+    try:
+        sqlite.make_private(partial)
+        sqlite.copy(data_dir.log_path, partial)
+        backed_up = _check(partial, file, progress)
+        sqlite.sync(partial)
+        os.link(partial, file)  # unlike a renaming it replaces nothing, even if that name has come up meanwhile
+        sqlite.sync(file.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+    return backed_up
+
+
+def _check(partial: Path, file: Path, progress: Progress) -> BackedUp:
+    log = EventStore(sqlite.open_reader(partial))
+    try:
+        difference: Difference | None = verify_log(log, progress)
+        if difference is not None:
+            raise BadBackup(f"the log cannot be backed up as it is: {difference}")
+        head = log.head()
+    finally:
+        log.close()
+    return BackedUp(str(file), head.position, head.chain, partial.stat().st_size)

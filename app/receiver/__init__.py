@@ -1,0 +1,1 @@
+"""The hot path: a callback is checked, committed with its neighbours and answered."""

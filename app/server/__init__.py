@@ -1,0 +1,1 @@
+"""HTTP: the running node, its routes, its guards and its connections."""

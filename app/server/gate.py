@@ -1,0 +1,96 @@
+"""What every request has to pass before anything reads it: its length, how often its address asks, whom it calls."""
+
+from ipaddress import ip_address
+
+import msgspec
+from litestar.types import Scope, Send
+
+from app.infra.rate_limit import RateLimit
+from app.infra.settings import Settings
+from app.tencent.body import answer_fail
+
+MAX_QUERY_BYTES = 8192
+MAX_PATH_BYTES = 4096
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
+"""On every answer but those to callbacks, which no browser sees."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """An answer that says why a request goes no further."""
+
+    status_code: int
+    detail: str
+    callback: bool
+    """Whether the sender of callbacks has to understand it."""
+
+    async def send(self, send: Send) -> None:
+        """Send it."""
+        if self.callback:
+            body = answer_fail(self.status_code, self.detail)
+        else:
+            body = msgspec.json.encode({"status_code": self.status_code, "detail": self.detail})
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *([(b"retry-after", b"1")] if self.status_code == 429 else []),
+            *SECURITY_HEADERS,
+        ]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class Gate:
+    """Looks at a request's head alone."""
+
+    def __init__(self, settings: Settings, rate_limit: RateLimit) -> None:
+        self._rate_limit = rate_limit
+        self._hosts: set[str] | None = None
+        if settings.allowed_hosts or settings.secrets.api_token is None:
+            # Without a token, a name that an attacker's page resolves to this machine would let the page read rooms.
+            self._hosts = {"localhost", *settings.allowed_hosts}
+
+    def check(self, scope: Scope, *, callback: bool) -> Refusal | None:
+        """Say what is wrong with a request, None if nothing is.
+
+        A callback is checked for its length alone: what is signed is taken, whatever the name and however many.
+        """
+        if len(scope["query_string"]) > MAX_QUERY_BYTES:
+            return Refusal(414, f"the query is longer than {MAX_QUERY_BYTES} bytes", callback)
+        if callback:
+            return None
+        if len(scope["raw_path"]) > MAX_PATH_BYTES:
+            return Refusal(414, f"the path is longer than {MAX_PATH_BYTES} bytes", callback)
+        if not self._rate_limit.allows(scope):
+            return Refusal(429, "too many requests from this address: wait a second", callback)
+        if self._hosts is not None and (host := _host_of(scope)) not in self._hosts and not _is_address(host):
+            return Refusal(
+                421, f"this server is not called {host[:100]!r}: if it is, name it in ROOMLAPSE_ALLOWED_HOSTS", callback
+            )
+        return None
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is an address itself: no name server can make it mean another machine."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _host_of(scope: Scope) -> str:
+    """The name in the Host header, without its port; empty if there is none, or more than one."""
+    given = [value for name, value in scope["headers"] if name == b"host"]
+    if len(given) != 1:
+        return ""
+    host = given[0].decode("latin-1").lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]

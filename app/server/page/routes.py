@@ -1,0 +1,509 @@
+"""The page: what a person asks in a browser, as links and forms that work without scripts."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qs, quote, urlencode
+
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from litestar import MediaType, Request, Response, get, post
+from litestar.concurrency import sync_to_thread
+from litestar.exceptions import PermissionDeniedException
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, QueryParameter
+
+from app.cli.tables import visible
+from app.infra.times import BadTime, format_duration, format_time, parse_time
+from app.queries.rooms import BadQuestion, NotFound, Queries, Room, Status
+from app.server import sessions
+from app.server.node import Service, now_ms
+from app.server.page import views
+from projections import ALL
+
+FOLDER = Path(__file__).parent
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+}
+ROOMS_A_PAGE = 50
+_CHANGES_A_PAGE = 25
+_TICKS = 500
+_SPELLS = 500
+_REJECTED = 20
+_RECENT = 1000
+_LOW_DISK = 200 * 2**20
+_MAX_FORM_BYTES = 4096
+_AFTERWARDS_MS = 60_000
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+WINDOWS_MS = {"1h": 3_600_000, "6h": 6 * 3_600_000, "24h": 24 * 3_600_000, "7d": 7 * 24 * 3_600_000}
+PARAMETERS: dict[str, set[str]] = {
+    "rooms_page": {"q", "show", "sort", "at", "known_at", "window", "cursor"},
+    "room_page": {"at", "known_at", "field", "operator", "late", "cursor", "a", "b"},
+    "sign_in_page": {"next"},
+}
+"""The query parameters that each page takes."""
+
+At = Annotated[str | None, QueryParameter(description="A time; without an offset it is UTC.")]
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "time": format_time,
+        "duration": format_duration,
+        "visible": visible,
+        "room_path": room_path,
+        "number": lambda number: f"{number:,}",
+        "text": views.text_of,
+    }
+    return environment
+
+
+def room_path(room_id: str) -> str:
+    """The path of a room's page. Browsers take `.` and `..` for folders, escaped or not: ~ helps."""
+    plain = room_id not in (".", "..") and not room_id.startswith("~")
+    return f"/room/{quote(room_id if plain else f'~{room_id}', safe='')}"
+
+
+class Pages:
+    """Builds the pages from the answers of the queries."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._environment = _environment()
+
+    def render(self, name: str, *, status_code: int = 200, scope: str | None = None, **values: Any) -> Response[str]:
+        """Write a page; `scope` is what the reader may do."""
+        guarded = self._service.settings.secrets.api_token is not None
+        # Errors may quote what is in the rooms.
+        banners = self._banners() if scope is not None or not guarded else []
+        html = self._environment.get_template(name).render(
+            scope=scope, guarded=guarded, banners=banners, now_ms=now_ms(), **values
+        )
+        return Response(html, status_code=status_code, media_type=MediaType.HTML, headers=PAGE_HEADERS)
+
+    def problem(self, status_code: int, detail: str, scope: str | None) -> Response[str]:
+        """Write a page that says what is wrong."""
+        return self.render("problem.html", status_code=status_code, scope=scope, detail=detail, code=status_code)
+
+    def _banners(self) -> list[str]:
+        """What somebody has to see to, whatever page is open."""
+        service = self._service
+        banners = []
+        if service.commits.failure is not None:
+            banners.append(f"Callbacks are refused, the log cannot be written: {service.commits.failure}")
+        elif _free_bytes(service.settings.data) < _LOW_DISK:
+            banners.append("The disk is nearly full: callbacks are refused when it is.")
+        if service.projector.waiting is not None:
+            banners.append(f"What is shown does not go on: {service.projector.waiting}")
+        for name, error in service.projector.stopped.items():
+            banners.append(f"The projection {name} stands still: {error}")
+        if not service.settings.secrets.callback_tokens and not service.settings.demo:
+            banners.append(
+                "Callbacks are not signed: whoever reaches this address can send some. Set a callback token."
+            )
+        return banners
+
+    # ---- rooms ----
+
+    def rooms(self, it: Queries, asked: "RoomsAsked") -> dict[str, Any]:
+        """What the list of rooms shows."""
+        cut = (asked.at_ms, asked.known_at_ms)
+        more: dict[str, Any] = {"public": asked.public, "q": asked.q, "limit": ROOMS_A_PAGE, "cursor": asked.cursor}
+        page = it.rooms(*cut, **more) if asked.sort == "name" else it.latest_rooms(*cut, **more)
+        end_ms = now_ms() if asked.at_ms is None else asked.at_ms
+        window = (end_ms - WINDOWS_MS[asked.window], end_ms)
+        counts = {room.room_id: it.change_counts(room.room_id, *cut) for room in page.rooms}
+        most = max((sum(it.changes for it in each.counts.values()) for each in counts.values()), default=0)
+        lines = [
+            views.line_of(
+                room,
+                counts[room.room_id],
+                most,
+                it.visibility(room.room_id, *cut, from_ms=window[0], now_ms=end_ms),
+                window,
+            )
+            for room in page.rooms
+        ]
+        return {"lines": lines, "next_cursor": page.next_cursor, "window": window, "head": it.log.head().position}
+
+    # ---- one room ----
+
+    def room(self, it: Queries, room_id: str, asked: "RoomAsked") -> dict[str, Any]:
+        """What a room's page shows."""
+        at_ms, known_at_ms = asked.at_ms, asked.known_at_ms
+        life = it.life(room_id)
+        end_ms = _end_of_scale(life.first_ms, life.last_ms, now_ms())
+        try:
+            state: Room | None = it.room(room_id, at_ms, known_at_ms)
+        except NotFound:
+            state = None
+        platforms = {}
+        if state is not None:
+            for event_id in {by.event_id for by in views.blame_of(state).values()}:
+                record = it.log.get(event_id)
+                platforms[event_id] = record.platform if record is not None else None
+        return {
+            "room_id": room_id,
+            "life": life,
+            "end_ms": end_ms,
+            "known_end_ms": _end_of_scale(life.first_received_ms, life.last_received_ms, now_ms()),
+            "quiet": end_ms < now_ms() - 1000,
+            "state": state,
+            "room_name": views.name_of(state) if state is not None else None,
+            "fields": views.fields_of(state, platforms) if state is not None else [],
+            **self._steps(it, room_id, at_ms, known_at_ms),
+            **self._timeline(it, room_id, known_at_ms, life.first_ms, end_ms),
+            **self._history(it, room_id, asked),
+            "cursor_x": views.place(end_ms if at_ms is None else at_ms, life.first_ms, end_ms),
+            "compared": self._compared(it, room_id, asked),
+            "head": it.log.head().position,
+        }
+
+    def _steps(self, it: Queries, room_id: str, at_ms: int | None, known_at_ms: int | None) -> dict[str, Any]:
+        """The change that led to the state, and the ones before and behind it."""
+
+        def last_before(to_ms: int | None) -> Any:
+            try:
+                changes = it.history(room_id, None, known_at_ms, to_ms=to_ms, limit=1).changes
+            except NotFound:
+                return None
+            return changes[0] if changes else None
+
+        last = last_before(None if at_ms is None else at_ms + 1)
+        before = last_before(last.event_time_ms) if last is not None else None
+        return {
+            "last": last,
+            "last_steps": views.steps_of(last.changed) if last is not None else [],
+            "previous_ms": before.event_time_ms if before is not None else None,
+            "next_ms": None if at_ms is None else it.next_change(room_id, at_ms, None, known_at_ms),
+        }
+
+    def _timeline(
+        self, it: Queries, room_id: str, known_at_ms: int | None, first_ms: int, end_ms: int
+    ) -> dict[str, Any]:
+        try:
+            changes = it.history(room_id, None, known_at_ms, limit=_TICKS)
+            visibility = it.visibility(room_id, None, known_at_ms)
+        except NotFound:
+            return {"ticks": [], "more_ticks": False, "spells": [], "visibility": None}
+        return {
+            "ticks": views.ticks_of(changes.changes, first_ms, end_ms),
+            "more_ticks": changes.next_cursor is not None,
+            "spells": views.spells_of(visibility.intervals[-_SPELLS:], first_ms, end_ms, visibility.window.to_ms),
+            "visibility": visibility,
+        }
+
+    def _history(self, it: Queries, room_id: str, asked: "RoomAsked") -> dict[str, Any]:
+        late = {"yes": True, "no": False}.get(asked.late)
+        try:
+            page = it.history(
+                room_id,
+                None,
+                asked.known_at_ms,
+                field=asked.field or None,
+                operator=asked.operator or None,
+                late=late,
+                limit=_CHANGES_A_PAGE,
+                cursor=asked.cursor,
+            )
+        except NotFound:
+            return {"changes": [], "next_cursor": None}
+        return {
+            "changes": [(change, views.steps_of(change.changed)) for change in page.changes],
+            "next_cursor": page.next_cursor,
+        }
+
+    def _compared(self, it: Queries, room_id: str, asked: "RoomAsked") -> list[views.Compared] | None:
+        if asked.a_ms is None or asked.b_ms is None:
+            return None
+        states: list[Room | None] = []
+        for at_ms in (asked.a_ms, asked.b_ms):
+            try:
+                states.append(it.room(room_id, at_ms, asked.known_at_ms))
+            except NotFound:
+                states.append(None)
+        return views.compare(*states)
+
+    # ---- health ----
+
+    def health(self, it: Queries, scope: str | None) -> dict[str, Any]:
+        """What the page about the receiver shows; what was quarantined only to who may see it."""
+        status: Status = it.status()
+        now = now_ms()
+        head = it.log.head()
+        minute = head.position - it.log.position_at(now - 60_000)
+        records = it.log.tail(max(0, head.position - _RECENT), _RECENT)
+        delays_ms = [record.received_at_ms - record.event_time_ms for record in records]
+        value = self._service.metrics.registry.get_sample_value
+        counters = {
+            "late": value("roomlapse_late_events_total") or 0,
+            "answered": sum(value("roomlapse_callbacks_total", {"outcome": name}) or 0 for name in _TAKEN),
+            "refused": sum(value("roomlapse_callbacks_total", {"outcome": name}) or 0 for name in _REFUSED),
+        }
+        usage = shutil.disk_usage(self._service.settings.data)
+        return {
+            "status": status,
+            "projections": {name: status.projections[name] for name in ALL},
+            "per_second": minute / 60,
+            "received_at_ms": head.received_at_ms,
+            "delays": views.delays_of(delays_ms),
+            "recent": len(delays_ms),
+            "counters": counters,
+            "free_bytes": usage.free,
+            "total_bytes": usage.total,
+            "quarantine": it.rejected(_REJECTED).rejected if scope == sessions.ADMIN else None,
+            "head": head.position,
+        }
+
+
+_TAKEN = ("accepted", "duplicate", "blocking")
+_REFUSED = ("quarantined", "too_large", "forbidden", "unsigned", "too_many", "unavailable")
+
+
+class RoomsAsked(msgspec.Struct, frozen=True):
+    """What the list of rooms was asked for."""
+
+    q: str | None
+    show: str
+    sort: str
+    at_ms: int | None
+    known_at_ms: int | None
+    window: str
+    cursor: str | None
+
+    @property
+    def public(self) -> bool | None:
+        """Which rooms: those public, those hidden, or all."""
+        return {"public": True, "hidden": False}.get(self.show)
+
+    def query(self, **changed: Any) -> str:
+        """The link to the same list with something else about it; from its first page."""
+        return _query(
+            {
+                "q": self.q,
+                "show": self.show if self.show != "all" else None,
+                "sort": self.sort if self.sort != "activity" else None,
+                "at": None if self.at_ms is None else format_time(self.at_ms),
+                "known_at": None if self.known_at_ms is None else format_time(self.known_at_ms),
+                "window": self.window if self.window != "6h" else None,
+            }
+            | changed
+        )
+
+
+class RoomAsked(msgspec.Struct, frozen=True):
+    """What a room's page was asked for."""
+
+    at_ms: int | None
+    known_at_ms: int | None
+    field: str | None
+    operator: str | None
+    late: str
+    cursor: str | None
+    a_ms: int | None
+    b_ms: int | None
+
+    def query(self, **changed: Any) -> str:
+        """The link to the same page with something else about it."""
+        times = {"at": self.at_ms, "known_at": self.known_at_ms, "a": self.a_ms, "b": self.b_ms}
+        given = {name: None if at is None else format_time(at) for name, at in times.items()}
+        for name in ("at", "known_at"):
+            if isinstance(changed.get(name), int):
+                changed[name] = format_time(changed[name])
+        return _query(given | {"field": self.field, "operator": self.operator, "late": self.late or None} | changed)
+
+
+def _query(values: Mapping[str, Any]) -> str:
+    given = {name: value for name, value in values.items() if value not in (None, "")}
+    return f"?{urlencode(given)}" if given else "?"
+
+
+def _end_of_scale(first_ms: int, last_ms: int, now: int) -> int:
+    """Where a room's timeline ends: now, but soon after its last event, lest a show of months ago shrink to a hair."""
+    return max(last_ms, min(now, last_ms + max(_AFTERWARDS_MS, (last_ms - first_ms) // 6)))
+
+
+def _free_bytes(data: Path) -> int:
+    try:
+        return shutil.disk_usage(data).free
+    except OSError:
+        return 0
+
+
+def read_moment(text: str | None) -> int | None:
+    """Read a time from a form; without an offset it is UTC, without a clock it is midnight. Raises BadTime."""
+    text = (text or "").strip()
+    if not text:
+        return None
+    try:
+        return parse_time(text)
+    except BadTime:
+        day = f"{text}T00:00Z" if len(text) == len("2026-03-11") else f"{text}Z"
+        try:
+            return parse_time(day)
+        except BadTime:
+            raise BadTime(
+                f"{text[:64]!r} is not a time: write it like 2026-03-11 20:14, or 2026-03-11T20:14:00Z"
+            ) from None
+
+
+def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | None]) -> list[HTTPRouteHandler]:
+    """The routes of the page. `scope_of` says what a request may do."""
+
+    async def open_page(
+        request: Request[Any, Any, Any],
+        name: str,
+        question: Callable[[Queries], dict[str, Any]],
+        *,
+        wait: bool = True,
+        **values: Any,
+    ) -> Response[str]:
+        scope = scope_of(request)
+        # Writing a page takes longer than the event loop has: callbacks come in on it.
+        return await sync_to_thread(
+            lambda: pages.render(name, scope=scope, **values, **service.read(question, wait=wait))
+        )
+
+    def named(room_id: str) -> str:
+        return room_id.removeprefix("~")
+
+    @get("/", opt={"page": True}, include_in_schema=False)
+    async def rooms_page(
+        request: Request[Any, Any, Any],
+        q: str | None = None,
+        show: str = "all",
+        sort: str = "activity",
+        at: At = None,
+        known_at: At = None,
+        window: str = "6h",
+        cursor: str | None = None,
+    ) -> Response[str]:
+        _check_choice("show", show, ("all", "public", "hidden"))
+        _check_choice("sort", sort, ("activity", "name"))
+        _check_choice("window", window, tuple(WINDOWS_MS))
+        asked = RoomsAsked(q or None, show, sort, read_moment(at), read_moment(known_at), window, cursor or None)
+        return await open_page(
+            request,
+            "rooms.html",
+            lambda it: pages.rooms(it, asked),
+            asked=asked,
+            windows=list(WINDOWS_MS),
+            demo=service.settings.demo,
+        )
+
+    @get("/room/{room_id:str}", opt={"page": True}, include_in_schema=False)
+    async def room_page(
+        request: Request[Any, Any, Any],
+        room_id: FromPath[str],
+        at: At = None,
+        known_at: At = None,
+        field: str | None = None,
+        operator: str | None = None,
+        late: str = "",
+        cursor: str | None = None,
+        a: At = None,
+        b: At = None,
+    ) -> Response[str]:
+        _check_choice("late", late, ("", "yes", "no"))
+        times = [read_moment(text) for text in (at, known_at, a, b)]
+        asked = RoomAsked(times[0], times[1], field or None, operator or None, late, cursor or None, times[2], times[3])
+        return await open_page(request, "room.html", lambda it: pages.room(it, named(room_id), asked), asked=asked)
+
+    @get("/room/{room_id:str}/visibility.csv", opt={"page": True}, include_in_schema=False)
+    async def visibility_file(room_id: FromPath[str]) -> Response[str]:
+        text = await sync_to_thread(
+            lambda: views.visibility_csv(service.read(lambda it: it.visibility(named(room_id))))
+        )
+        name = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in named(room_id))
+        return Response(
+            text,
+            media_type="text/csv",
+            headers={"content-disposition": f'attachment; filename="visibility-{name.lstrip(".")}.csv"'},
+        )
+
+    @get("/event/{event_id:str}", opt={"page": True, "admin": True}, include_in_schema=False)
+    async def event_page(request: Request[Any, Any, Any], event_id: FromPath[str]) -> Response[str]:
+        return await open_page(request, "event.html", lambda it: {"event": it.event(event_id)}, wait=False)
+
+    @get("/health", opt={"page": True}, include_in_schema=False)
+    async def health_page(request: Request[Any, Any, Any]) -> Response[str]:
+        scope = scope_of(request)
+        return await open_page(request, "health.html", lambda it: pages.health(it, scope), wait=False)
+
+    @get("/sign-in", opt={"page": True, "open": True}, include_in_schema=False)
+    async def sign_in_page(next_: Annotated[str, QueryParameter(name="next")] = "/") -> Response[str]:
+        return pages.render("sign_in.html", next=_own_path(next_), wrong=False)
+
+    @post("/sign-in", opt={"page": True, "open": True}, include_in_schema=False, status_code=200)
+    async def sign_in(request: Request[Any, Any, Any]) -> Response[str]:
+        _refuse_other_sites(request)
+        form = await _read_form(request)
+        where = _own_path(form.get("next", "/"))
+        scope = sessions.scope_of_token(form.get("token", "").strip().encode(), service.settings.secrets)
+        if scope is None:
+            return pages.render("sign_in.html", status_code=401, next=where, wrong=True)
+        cookie = sessions.write_cookie(scope, service.settings.secrets)
+        return Response("", status_code=303, headers={"location": where, "set-cookie": cookie})
+
+    @post("/sign-out", opt={"page": True, "open": True}, include_in_schema=False, status_code=303)
+    async def sign_out(request: Request[Any, Any, Any]) -> Response[str]:
+        _refuse_other_sites(request)
+        return Response("", status_code=303, headers={"location": "/", "set-cookie": sessions.end_cookie()})
+
+    static = {path.name: path.read_bytes() for path in (FOLDER / "static").iterdir()}
+
+    @get("/static/{name:str}", opt={"page": True, "open": True}, include_in_schema=False)
+    async def static_file(name: FromPath[str]) -> Response[bytes]:
+        if name not in static:
+            raise NotFound("no such file")
+        return Response(static[name], media_type=_TYPES[Path(name).suffix], headers={"cache-control": "max-age=300"})
+
+    return [
+        rooms_page,
+        room_page,
+        visibility_file,
+        event_page,
+        health_page,
+        sign_in_page,
+        sign_in,
+        sign_out,
+        static_file,
+    ]
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise BadQuestion(f"{name} is one of {', '.join(filter(None, choices))}")
+
+
+def _own_path(path: str) -> str:
+    """A path on this server to go on to; the list of rooms if it is anything else."""
+    own = path.startswith("/") and path[1:2] not in ("/", "\\")
+    return path if own and path.isascii() and path.isprintable() else "/"
+
+
+def _refuse_other_sites(request: Request[Any, Any, Any]) -> None:
+    """Nobody is signed in or out by a form on somebody else's page."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "null")
+    # Our own pages send no referrer, and with that no origin; browsers say where a form stood in another header.
+    others = origin not in ("null", "") and origin.partition("://")[2] != request.headers.get("host", "")
+    if site not in ("same-origin", "none") if site is not None else others:
+        raise PermissionDeniedException("this form was sent from another site")
+
+
+async def _read_form(request: Request[Any, Any, Any]) -> dict[str, str]:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_FORM_BYTES:
+            raise BadQuestion("the form is too large")
+    return {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}

@@ -1,0 +1,704 @@
+"""The sender's side of the wire: contract §2 and protocol.md."""
+
+import hashlib
+import json
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+from conftest import APP_ID, T0, UPDATE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.tencent.body import (
+    Callback,
+    Invalid,
+    Query,
+    Refused,
+    answer_fail,
+    answer_ok,
+    check_app,
+    check_signature,
+    command_of,
+    decode,
+    decode_query,
+    operator_of,
+    read_event,
+    sign,
+    signed_query,
+)
+
+TOKEN = "xxxxyyyy"
+REQUEST_TIME = "1669872112"
+SIGN = "17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061"  # the vendor's published vector
+NOW = 1_700_000_000_000
+
+
+def signed(sign_: str | None = SIGN, request_time: str | None = REQUEST_TIME) -> Query:
+    return Query(APP_ID, sign_, request_time, None, None)
+
+
+def signature_of(token: str, request_time: str) -> str:
+    """Sign, by the vendor's words: sha256 of the concatenation, lower-case hex."""
+    return hashlib.sha256(token.encode() + request_time.encode()).hexdigest()
+
+
+# ---- the signature ----
+
+
+def test_sign_gives_the_published_vector() -> None:
+    assert sign(TOKEN, REQUEST_TIME) == SIGN
+
+
+def test_the_published_vector_is_accepted() -> None:
+    check_signature(signed(), [TOKEN], 1669872112.0)
+
+
+@pytest.mark.parametrize("tokens", [[TOKEN, "new"], ["new", TOKEN], ["a", "b", TOKEN]])
+def test_any_configured_token_may_sign_while_they_are_rotated(tokens: list[str]) -> None:
+    check_signature(signed(), tokens, 1669872112.0)
+    check_signature(signed(signature_of(tokens[0], REQUEST_TIME)), tokens, 1669872112.0)
+
+
+@pytest.mark.parametrize("off_s", [-60.0, -59.0, 0.0, 0.9, 59.0, 60.0])
+def test_request_time_may_be_60_s_off(off_s: float) -> None:
+    check_signature(signed(), [TOKEN], 1669872112 + off_s)
+
+
+@pytest.mark.parametrize("off_s", [-1e9, -3600.0, -61.0, -60.5, 60.5, 61.0, 3600.0, 1e9])
+def test_request_time_may_not_be_more_than_60_s_off(off_s: float) -> None:
+    with pytest.raises(Refused, match="60 s off") as refused:
+        check_signature(signed(), [TOKEN], 1669872112 + off_s)
+    assert refused.value.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "0" * 64,
+        SIGN[:-1] + "0",
+        SIGN[:-1],
+        SIGN + "0",
+        SIGN.upper(),
+        f" {SIGN}",
+        f"{SIGN}\n",
+        "",
+        "ü" * 64,
+        "\0" * 64,
+        signature_of("other", REQUEST_TIME),
+        signature_of(TOKEN, "1669872113"),
+        signature_of("", REQUEST_TIME),
+        signature_of(REQUEST_TIME, TOKEN),
+        hashlib.md5(b"xxxxyyyy1669872112").hexdigest(),
+    ],
+)
+def test_a_wrong_sign_is_refused(wrong: str) -> None:
+    with pytest.raises(Refused, match="does not match") as refused:
+        check_signature(signed(wrong), [TOKEN, "another"], 1669872112.0)
+    assert refused.value.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "query", [signed(None), signed(SIGN, None), signed(None, None)], ids=["no Sign", "no RequestTime", "neither"]
+)
+def test_a_missing_sign_or_request_time_is_refused(query: Query) -> None:
+    with pytest.raises(Refused, match="needed") as refused:
+        check_signature(query, [TOKEN], 1669872112.0)
+    assert refused.value.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "query_string",
+    [
+        f"Sign={SIGN}&Sign={SIGN}&RequestTime={REQUEST_TIME}",
+        f"Sign={SIGN}&sign={SIGN}&RequestTime={REQUEST_TIME}",
+        f"Sign={SIGN}&RequestTime={REQUEST_TIME}&RequestTime={REQUEST_TIME}",
+        f"Sign=&Sign={SIGN}&RequestTime={REQUEST_TIME}",
+    ],
+)
+def test_sign_or_request_time_given_twice_is_refused(query_string: str) -> None:
+    with pytest.raises(Refused, match="once each") as refused:
+        check_signature(decode_query(query_string.encode()), [TOKEN], 1669872112.0)
+    assert refused.value.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "request_time",
+    [
+        "",
+        "01669872112",
+        "16698721120",
+        "166987211",
+        "1669872112\n",
+        "\n1669872112",
+        " 1669872112",
+        "+1669872112",
+        "-1669872112",
+        "1669872112.0",
+        "1_669872112",
+        "１６６９８７２１１２",
+        "١٦٦٩٨٧٢١١٢",
+        "1669872112\x80\x00\x00\x00\x00\x00\x00\x901669872112",  # what a length extension would have to send
+        "xxxxxxxxxx",
+        "0x63889330",
+    ],
+)
+def test_request_time_is_ten_ascii_digits_even_when_the_sign_is_right(request_time: str) -> None:
+    with pytest.raises(Refused, match="ten digits") as refused:
+        check_signature(signed(signature_of(TOKEN, request_time), request_time), [TOKEN], 1669872112.0)
+    assert refused.value.status_code == 401
+
+
+def test_moving_digits_from_request_time_into_the_token_is_no_way_in() -> None:
+    # sha256("xxxxyyyy" + "1669872112") is also that of "xxxxyyyy1" + "669872112": only ten digits will do.
+    with pytest.raises(Refused):
+        check_signature(signed(SIGN, "669872112"), ["xxxxyyyy1"], 669872112.0)
+
+
+def test_without_a_token_nothing_passes_the_check() -> None:
+    with pytest.raises(Refused):
+        check_signature(signed(), [], 1669872112.0)
+
+
+def test_a_refusal_does_not_tell_the_sign_or_the_token() -> None:
+    with pytest.raises(Refused) as refused:
+        check_signature(signed("0" * 64), [TOKEN], 1669872112.0)
+    assert SIGN not in refused.value.reason
+    assert TOKEN not in refused.value.reason
+
+
+# ---- the query ----
+
+
+@pytest.mark.parametrize("spell", [str, str.lower, str.upper, str.swapcase, str.title])
+def test_names_are_read_without_regard_to_case(spell: Any) -> None:
+    fields = {
+        "SdkAppid": APP_ID,
+        "Sign": SIGN,
+        "RequestTime": REQUEST_TIME,
+        "ClientIP": "1.2.3.4",
+        "OptPlatform": "iOS",
+    }
+    query_string = "&".join(f"{spell(name)}={value}" for name, value in fields.items())
+    assert decode_query(query_string.encode()) == Query(APP_ID, SIGN, REQUEST_TIME, "1.2.3.4", "iOS")
+
+
+@pytest.mark.parametrize("name", ["SdkAppid", "SdkAppId", "sdkappid", "SDKAPPID"])
+def test_both_of_the_vendors_spellings_of_the_app_are_read(name: str) -> None:
+    assert decode_query(f"{name}=14".encode()).sdk_app_id == "14"
+
+
+def test_everything_may_be_absent() -> None:
+    nothing = Query(None, None, None, None, None)
+    assert decode_query(b"") == nothing
+    assert decode_query(b"contenttype=json&CallbackCommand=&other=1&&=&x") == nothing
+
+
+def test_an_empty_client_ip_or_platform_is_none() -> None:
+    assert decode_query(b"SdkAppid=1&ClientIP=&OptPlatform=") == Query("1", None, None, None, None)
+
+
+def test_values_keep_their_case_and_are_unescaped() -> None:
+    query = decode_query(b"SdkAppid=%31%34&OptPlatform=Web%20%2B+x&ClientIP=%3A%3A1")
+    assert (query.sdk_app_id, query.platform, query.client_ip) == ("14", "Web + x", "::1")
+
+
+@pytest.mark.parametrize(
+    "query_string",
+    [b"SdkAppid=1&SdkAppid=1", b"SdkAppid=1&SdkAppid=2", b"SdkAppid=1&sdkappID=2", b"SdkAppid=&SdkAppid=1"],
+)
+def test_an_app_given_twice_is_no_app(query_string: bytes) -> None:
+    assert decode_query(query_string).sdk_app_id is None
+
+
+def test_client_ip_and_platform_are_bounded() -> None:
+    query = decode_query(b"ClientIP=" + b"1" * 1000 + b"&OptPlatform=" + b"a" * 65)
+    assert (query.client_ip, query.platform) == ("1" * 64, "a" * 64)
+
+
+def test_64_parameters_are_read_and_65_refused() -> None:
+    assert decode_query(b"SdkAppid=1" + b"&a=1" * 63).sdk_app_id == "1"
+    with pytest.raises(Refused, match="too many") as refused:
+        decode_query(b"SdkAppid=1" + b"&a=1" * 64)
+    assert refused.value.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "query_string", [b"\xff\xfe=\x80", b"%ff=%00&SdkAppid=%ff", b"SdkAppid=%", b"a;b&%ed%a0%80=1", b"&" * 60]
+)
+def test_odd_bytes_in_the_query_are_read_without_complaint(query_string: bytes) -> None:
+    with pytest.raises(Refused, match="SdkAppid"):
+        check_app(decode_query(query_string), APP_ID)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["SdkAppid", "sdk%41ppid", "SIGN", "Si+gn", "RequestTime", "ClientIP", "optPlatform", "CallbackCommand", ""]
+        )
+        | st.sampled_from(
+            ["=", "==", "&", ";", "+", "%", "%2", "%26", "%3D", "%ff", "%C3%A9", "\xff", "\xe9", " ", "1"]
+        ),
+        max_size=20,
+    )
+)
+def test_the_query_is_read_as_the_standard_library_reads_it(parts: list[str]) -> None:
+    text = "".join(parts)
+    pairs = [(name.lower(), value) for name, value in parse_qsl(text, keep_blank_values=True)]
+
+    def values(name: str) -> list[str]:
+        return [value for found, value in pairs if found == name]
+
+    checked = [found[0] if len(found) == 1 else None for found in map(values, ("sdkappid", "sign", "requesttime"))]
+    told = [(values(name) or [""])[0][:64] or None for name in ("clientip", "optplatform", "callbackcommand")]
+    assert decode_query(text.encode("latin-1")) == Query(*checked, *told)
+
+
+# ---- whose app ----
+
+
+def test_our_own_app_passes() -> None:
+    check_app(decode_query(f"SdkAppId={APP_ID}".encode()), APP_ID)
+
+
+@pytest.mark.parametrize(
+    "given_id",
+    [None, "", "1400000002", "140000000", "14000000011", f"{APP_ID} ", f"0{APP_ID}", "１４００００００01", "é"],
+)
+def test_another_app_is_refused(given_id: str | None) -> None:
+    with pytest.raises(Refused, match="SdkAppid") as refused:
+        check_app(Query(given_id, None, None, None, None), APP_ID)
+    assert refused.value.status_code == 403
+
+
+# ---- the body of a room update ----
+
+
+def info(text: str, event_time: str = str(T0)) -> bytes:
+    """An update with this text as RoomInfo."""
+    return f'{{"CallbackCommand":"{UPDATE}","RoomInfo":{text},"EventTime":{event_time}}}'.encode()
+
+
+def with_room_id(text: str) -> bytes:
+    return info(f'{{"RoomId":{text}}}')
+
+
+def test_the_vendors_sample_repaired_is_taken() -> None:
+    body = (
+        '{"CallbackCommand":"Live.CallbackAfterUpdateRoomInfo","Operator_Account":"bob",\n "RoomInfo":'
+        '{"RoomId":"live-room","RoomName":"rname-123","MaxMemberCount":300,"IsMessageDisabled":false,'
+        '"CoverURL":"https://xxxx.png","Category":[1,2,3],"ActivityStatus":1,"IsPublicVisible":false,'
+        '"TakeSeatMode":"ApplyToTake","CustomInfo":"custom123"},"EventTime":1670574414123}'
+    )
+    # The id: jq -jcS . body.json | sha256sum
+    assert decode(body.encode(), NOW) == Callback(
+        event_id="f00fe77cf440f966bd470852a2720d2a277ecc95c294ad168b40a50b5548323e",
+        room_id="live-room",
+        event_time_ms=1670574414123,
+        body=body,
+    )
+    assert (command_of(body), operator_of(body)) == ("Live.CallbackAfterUpdateRoomInfo", '"bob"')
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not JSON"),
+        (b'{"CallbackCommand":"x"', "not JSON"),
+        (b'\xef\xbb\xbf{"CallbackCommand":"x"}', "not JSON"),
+        (b'{"CallbackCommand":"\xff"}', "not UTF-8"),
+        (b'{"CallbackCommand":"x","a":NaN}', "NaN"),
+        (b'{"CallbackCommand":"x","CallbackCommand":"x"}', "repeated"),
+        (b"[]", "not a JSON object"),
+        (b'["CallbackCommand"]', "not a JSON object"),
+        (b'"x"', "not a JSON object"),
+        (b"1", "not a JSON object"),
+        (b"null", "not a JSON object"),
+        (b"{}", "CallbackCommand is not a string"),
+        (b'{"CallbackCommand":null}', "CallbackCommand is not a string"),
+        (b'{"CallbackCommand":1}', "CallbackCommand is not a string"),
+        (b'{"CallbackCommand":["x"]}', "CallbackCommand is not a string"),
+        (b'{"callbackcommand":"x"}', "CallbackCommand is not a string"),
+    ],
+)
+def test_a_body_that_is_no_callback_is_invalid(body: bytes, reason: str) -> None:
+    with pytest.raises(Invalid, match=reason):
+        decode(body, NOW)
+
+
+@pytest.mark.parametrize("nested", ["[" * 62 + "]" * 62, '{"a":' * 62 + "1" + "}" * 62])
+def test_a_body_is_nested_at_most_64_deep(nested: str) -> None:
+    assert decode(info(f'{{"RoomId":"r","F":{nested}}}'), NOW).room_id == "r"
+    with pytest.raises(Invalid, match="nested deeper than 64"):
+        decode(info(f'{{"RoomId":"r","F":[{nested}]}}'), NOW)
+
+
+@pytest.mark.parametrize("room_info", ["null", "[]", '"r"', "1", "true", '[{"RoomId":"r"}]'])
+def test_room_info_has_to_be_an_object(room_info: str) -> None:
+    with pytest.raises(Invalid, match="RoomInfo is not an object"):
+        decode(info(room_info), NOW)
+
+
+def test_room_info_has_to_be_there() -> None:
+    with pytest.raises(Invalid, match="RoomInfo is not an object"):
+        decode(f'{{"CallbackCommand":"{UPDATE}","RoomId":"r","EventTime":{T0}}}'.encode(), NOW)
+
+
+@pytest.mark.parametrize("room_id", ["null", "7", "true", "[]", '["r"]', '{"RoomId":"r"}', '""'])
+def test_room_id_has_to_be_a_non_empty_string(room_id: str) -> None:
+    with pytest.raises(Invalid, match="RoomId is not a non-empty string"):
+        decode(with_room_id(room_id), NOW)
+
+
+@pytest.mark.parametrize("room_info", ["{}", '{"roomid":"r"}', '{"RoomID":"r"}'])
+def test_room_id_has_to_be_there(room_info: str) -> None:
+    with pytest.raises(Invalid, match="RoomId is not a non-empty string"):
+        decode(info(room_info), NOW)
+
+
+@pytest.mark.parametrize(
+    "room_id",
+    [
+        "r",
+        "x" * 128,
+        "房" * 42 + "ab",
+        "\U0001f600" * 32,
+        " ",
+        ".",
+        "..",
+        "a b?c#d%e&f",
+        "%2F",
+        "\\",
+        "\x7f",
+        "\u2028",
+        "é",
+    ],
+)
+def test_room_ids_up_to_128_bytes_are_taken(room_id: str) -> None:
+    assert decode(with_room_id(json.dumps(room_id)), NOW).room_id == room_id
+
+
+@pytest.mark.parametrize("room_id", ["x" * 129, "房" * 43, "房" * 42 + "abc", "\U0001f600" * 32 + "x", "é" * 65])
+def test_room_ids_of_more_than_128_bytes_are_invalid(room_id: str) -> None:
+    with pytest.raises(Invalid, match="longer than 128 bytes"):
+        decode(with_room_id(json.dumps(room_id)), NOW)
+
+
+@pytest.mark.parametrize("text", ['"\\u0000"', '"a\\u0000b"', '"/"', '"a/b"', '"\\/"', '"a\\u002fb"', '"../r"'])
+def test_room_ids_with_a_nul_or_a_slash_are_invalid(text: str) -> None:
+    with pytest.raises(Invalid, match="slash"):
+        decode(with_room_id(text), NOW)
+
+
+@pytest.mark.parametrize("event_time", [100_000_000_000, 100_000_000_001, T0, NOW, NOW + 600_000])
+def test_event_times_between_1973_and_ten_minutes_from_now_are_taken(event_time: int) -> None:
+    assert decode(info('{"RoomId":"r"}', str(event_time)), NOW).event_time_ms == event_time
+
+
+@pytest.mark.parametrize("event_time", ["99999999999", "1670574414", "0", "-0", "-1670574414123", "-" + "9" * 30])
+def test_an_event_time_in_seconds_is_invalid(event_time: str) -> None:
+    with pytest.raises(Invalid, match="seconds"):
+        decode(info('{"RoomId":"r"}', event_time), NOW)
+
+
+@pytest.mark.parametrize("event_time", [str(NOW + 600_001), "1670574414123000", "9" * 300])
+def test_an_event_time_more_than_ten_minutes_ahead_is_invalid(event_time: str) -> None:
+    with pytest.raises(Invalid, match="ahead of our clock"):
+        decode(info('{"RoomId":"r"}', event_time), NOW)
+
+
+@pytest.mark.parametrize(
+    "event_time", ['"1670574414123"', "1670574414123.0", "1.670574414123e12", "null", "true", "[]", "{}", '""']
+)
+def test_an_event_time_has_to_be_an_integer(event_time: str) -> None:
+    with pytest.raises(Invalid, match="EventTime is not an integer"):
+        decode(info('{"RoomId":"r"}', event_time), NOW)
+
+
+def test_an_event_time_has_to_be_there() -> None:
+    with pytest.raises(Invalid, match="EventTime is not an integer"):
+        decode(f'{{"CallbackCommand":"{UPDATE}","RoomInfo":{{"RoomId":"r","EventTime":{T0}}}}}'.encode(), NOW)
+
+
+def test_of_an_update_the_room_id_in_room_info_counts() -> None:
+    body = f'{{"CallbackCommand":"{UPDATE}","RoomId":"outer","RoomInfo":{{"RoomId":"inner"}},"EventTime":{T0}}}'
+    assert decode(body.encode(), NOW).room_id == "inner"
+
+
+def test_the_body_is_kept_as_it_came_and_the_id_is_not_of_its_spelling() -> None:
+    plain = info('{"RoomId":"r","F":"é"}')
+    spaced = b" " + plain.replace(b":", b" : ").replace("é".encode(), b"\\u00e9") + b"\r\n"
+    assert decode(spaced, NOW).body == spaced.decode()
+    assert decode(spaced, NOW).event_id == decode(plain, NOW).event_id
+    assert len(decode(plain, NOW).event_id) == 64
+
+
+# ---- siblings ----
+
+
+@pytest.mark.parametrize(
+    ("body", "room_id", "event_time_ms"),
+    [
+        (
+            '{"CallbackCommand":"Live.CallbackAfterCreateRoom","RoomInfo":{"RoomId":"r","CreateTime":1670574414}}',
+            "r",
+            None,
+        ),
+        (f'{{"CallbackCommand":"Live.CallbackAfterDestroyRoom","RoomId":"r","EventTime":{T0}}}', "r", T0),
+        (
+            f'{{"CallbackCommand":"Live.CallbackAfterDestroyRoom","RoomId":"r","RoomInfo":{{"RoomId":"in"}},"EventTime":{T0}}}',
+            "r",
+            T0,
+        ),
+        (f'{{"CallbackCommand":"Live.CallbackAfterSetMetadata","RoomId":"r","Metadata":[],"EventTime":{T0}}}', "r", T0),
+        (f'{{"CallbackCommand":"Live.CallbackAfterChangeOwner","RoomId":"r","EventTime":{T0}}}', "r", T0),
+        (f'{{"CallbackCommand":"Live.CallbackAfterMemberStateChanged","RoomId":"r","EventTime":{T0}}}', "r", T0),
+        (
+            f'{{"CallbackCommand":"Live.CallbackAfterCreateRoomReachingThreshold","CurRoomCount":1,"EventTime":{T0}}}',
+            None,
+            T0,
+        ),
+        ('{"CallbackCommand":"Group.CallbackBeforeSendMsg"}', None, None),
+        ('{"CallbackCommand":"x","RoomInfo":null,"RoomId":null,"EventTime":null}', None, None),
+        ('{"CallbackCommand":"x","RoomInfo":[],"EventTime":"1670574414123"}', None, None),
+        ('{"CallbackCommand":"x","EventTime":1670574414}', None, None),
+        ('{"CallbackCommand":"x","EventTime":99999999999}', None, None),
+        ('{"CallbackCommand":"x","EventTime":100000000000}', None, 100_000_000_000),
+        (f'{{"CallbackCommand":"x","EventTime":{NOW + 600_000}}}', None, NOW + 600_000),
+        (f'{{"CallbackCommand":"x","EventTime":{NOW + 600_001}}}', None, None),
+        ('{"CallbackCommand":"x","EventTime":1670574414123.0}', None, None),
+        ('{"CallbackCommand":"x","EventTime":true}', None, None),
+        (f'{{"CallbackCommand":"{UPDATE.lower()}","EventTime":{T0}}}', None, T0),
+    ],
+)
+def test_a_sibling_is_taken_with_what_it_has(body: str, room_id: str | None, event_time_ms: int | None) -> None:
+    callback = decode(body.encode(), NOW)
+    assert (callback.room_id, callback.event_time_ms) == (room_id, event_time_ms)
+    assert callback.body == body
+    assert command_of(callback.body) == json.loads(body)["CallbackCommand"]
+
+
+@pytest.mark.parametrize(
+    "odd", ['""', "7", "null", "[]", '"a/b"', '"a\\u0000"', json.dumps("x" * 129), json.dumps("é" * 65)]
+)
+def test_a_sibling_with_an_odd_room_id_belongs_to_no_room(odd: str) -> None:
+    assert decode(f'{{"CallbackCommand":"x","RoomId":{odd}}}'.encode(), NOW).room_id is None
+    assert decode(f'{{"CallbackCommand":"x","RoomInfo":{{"RoomId":{odd}}}}}'.encode(), NOW).room_id is None
+    body = f'{{"CallbackCommand":"x","RoomId":{odd},"RoomInfo":{{"RoomId":"inner"}}}}'
+    assert decode(body.encode(), NOW).room_id == "inner"
+
+
+# ---- the answers ----
+
+
+def test_answer_ok_is_what_the_sender_waits_for() -> None:
+    assert answer_ok() == b'{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}'
+
+
+@pytest.mark.parametrize("reason", ["EventTime is not an integer", 'a "quoted" \\ é\n\0 reason', ""])
+@pytest.mark.parametrize("status_code", [400, 401, 403, 413, 503])
+def test_answer_fail_says_what_and_why_with_a_code_that_is_not_zero(status_code: int, reason: str) -> None:
+    answer = json.loads(answer_fail(status_code, reason))
+    assert answer == {"ActionStatus": "FAIL", "ErrorInfo": reason, "ErrorCode": status_code}
+
+
+# ---- reading stored events ----
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ('"plain"', '"plain"'),
+        ('""', '""'),
+        ('"é房"', '"é房"'),
+        ('"\\u00e9\\u623f"', '"é房"'),
+        ('"a\\/b"', '"a/b"'),
+        ('"\\u0022\\u005c\\u000a"', '"\\"\\\\\\n"'),
+        ('"\\u0000"', '"\\u0000"'),
+        ('"\\ud83d\\ude00"', '"\U0001f600"'),
+        ('"\u2028\x7f"', '"\u2028\x7f"'),
+        ("1E2", "100.0"),
+        ("1e0", "1.0"),
+        ("1.50", "1.5"),
+        ("-0", "0"),
+        ("-0.0", "-0.0"),
+        ("0", "0"),
+        ("-7", "-7"),
+        ("9007199254740993", "9007199254740993"),
+        ("9" * 308, "9" * 308),
+        ("-" + "9" * 300, "-" + "9" * 300),
+        ("1e-400", "0.0"),
+        ("true", "true"),
+        ("false", "false"),
+        ("null", "null"),
+        ("[ ]", "[]"),
+        ("[ 1 ,\n2 , [ ] ]", "[1,2,[]]"),
+        ('{ "b" : 1 ,\t"a" : { "d" : 1E1 , "c" : "\\u0061" } }', '{"a":{"c":"a","d":10.0},"b":1}'),
+        ('"[1, 2]"', '"[1, 2]"'),
+        ("[" * 62 + "]" * 62, "[" * 62 + "]" * 62),
+    ],
+)
+def test_read_event_gives_the_canonical_text_of_a_field(text: str, canonical: str) -> None:
+    for spaced in (f'{{"RoomId":"r","F":{text}}}', f'{{ "F" : {text}\n,\t"RoomId" : "r" }}'):
+        callback = decode(info(spaced), NOW)
+        event = read_event(callback.event_id, T0, "r", callback.body)
+        assert event.room_info == {"F": canonical}
+
+
+@pytest.mark.parametrize(
+    ("room_info", "fields"),
+    [
+        ('{"RoomId":"r"}', {}),
+        ('{"\\u0052oomId":"r"}', {}),
+        ('{"RoomId":"r","\\u0046":1}', {"F": "1"}),
+        ('{"RoomId":"r","roomid":1,"RoomId ":2}', {"roomid": "1", "RoomId ": "2"}),
+        ('{"RoomId":"r","":1,"a\\u0000b":2,"房":3,"\\"":4}', {"": "1", "a\0b": "2", "房": "3", '"': "4"}),
+    ],
+)
+def test_read_event_gives_every_field_but_the_room_id(room_info: str, fields: dict[str, str]) -> None:
+    body = info(room_info).replace(b'"RoomInfo"', b'"\\u0052oomInfo"')
+    for spelling in (info(room_info), body):
+        callback = decode(spelling, NOW)
+        assert callback.room_id == "r"
+        assert read_event("id", T0, "r", callback.body).room_info == fields
+
+
+def test_read_event_passes_on_what_the_log_knows() -> None:
+    body = by("9007199254740993")
+    event = read_event("the id", 5, "the room", body)
+    assert (event.event_id, event.event_time_ms, event.room_id) == ("the id", 5, "the room")
+    assert (event.command, event.operator, event.body) == (UPDATE, "9007199254740993", body)
+
+
+@pytest.mark.parametrize("room_info", ['{"RoomId":"r","F":1}', "null", "[]", '"x"'])
+def test_read_event_of_a_sibling_has_no_room_info(room_info: str) -> None:
+    body = f'{{"CallbackCommand":"Live.CallbackAfterCreateRoom","RoomInfo":{room_info}}}'
+    event = read_event("id", 5, "r", body)
+    assert (event.command, event.room_info) == ("Live.CallbackAfterCreateRoom", None)
+
+
+def by(text: str) -> str:
+    """An update with this text as Operator_Account."""
+    return f'{{"CallbackCommand":"{UPDATE}","Operator_Account":{text},"RoomInfo":{{"RoomId":"r"}},"EventTime":{T0}}}'
+
+
+OPERATORS = [
+    ('"bob"', '"bob"'),
+    ('"\\u0062ob"', '"bob"'),
+    ('"b\\/o\\u00e9\\u000a\\ud83d\\ude00"', '"b/oé\\n\U0001f600"'),
+    ('"é房"', '"é房"'),
+    ('""', '""'),
+    ("null", "null"),
+    ("0", "0"),
+    ("-0", "0"),
+    ("-7", "-7"),
+    ("9007199254740993", "9007199254740993"),
+    ("123456789012345678901234567890", "123456789012345678901234567890"),
+    ("-9223372036854775809", "-9223372036854775809"),
+    ("9" * 308, "9" * 308),
+    ("1E2", "1E2"),
+    ("1.50", "1.50"),
+    ("-0.0", "-0.0"),
+    ("12345678901234567890.25", "12345678901234567890.25"),
+    ("0.1000000000000000055511151231257827", "0.1000000000000000055511151231257827"),
+    ("true", "true"),
+    ("[ 1.0 ]", "[ 1.0 ]"),
+    ('{ "b": 1, "a": [ ] }', '{ "b": 1, "a": [ ] }'),
+]
+
+
+@pytest.mark.parametrize(("text", "kept"), OPERATORS)
+def test_the_operator_is_kept_exactly(text: str, kept: str) -> None:
+    spaced = by(f" {text}\n")
+    for body in (by(text), spaced, spaced.replace('"Operator_', '"\\u004fperator_')):
+        stored = decode(body.encode(), NOW).body
+        assert operator_of(stored) == kept
+        assert read_event("id", T0, "r", stored).operator == kept
+
+
+@pytest.mark.parametrize(("text", "kept"), OPERATORS)
+def test_a_sibling_keeps_its_operator_too(text: str, kept: str) -> None:
+    body = decode(f'{{"CallbackCommand":"x","Operator_Account":{text}}}'.encode(), NOW).body
+    assert operator_of(body) == kept
+    assert read_event("id", T0, "r", body).operator == kept
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        with_room_id('"r"').decode(),
+        '{"CallbackCommand":"x"}',
+        '{"CallbackCommand":"x","operator_account":"bob","RoomInfo":{"Operator_Account":"bob"}}',
+    ],
+)
+def test_an_event_without_operator_has_null(body: str) -> None:
+    assert operator_of(body) == "null"
+    assert read_event("id", 5, "r", body).operator == "null"
+
+
+def test_what_is_remembered_of_an_operator_is_not_taken_for_a_field_or_the_other_way_round() -> None:
+    for number in ("1.250", "1.2500"):
+        body = f'{{"CallbackCommand":"{UPDATE}","Operator_Account":{number},"RoomInfo":{{"RoomId":"r","F":{number}}}}}'
+        for _ in range(2):
+            event = read_event("id", 5, "r", body)
+            assert (event.operator, event.room_info) == (number, {"F": "1.25"})
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        (f'"{UPDATE}"', UPDATE),
+        ('"Live.\\u0043allbackAfterUpdateRoomInfo"', UPDATE),
+        ('"x"', "x"),
+        ('""', ""),
+        ('"x\\u0000y"', "x\0y"),
+        ('"é\\u623f\\/"', "é房/"),
+    ],
+)
+def test_the_command_is_that_of_the_body(text: str, command: str) -> None:
+    body = f'{{ "CallbackCommand" : {text} , "RoomInfo":{{"RoomId":"r","CallbackCommand":"inner"}},"EventTime":{T0}}}'
+    for spelling in (body, body.replace('"CallbackCommand"', '"\\u0043allbackCommand"', 1)):
+        stored = decode(spelling.encode(), NOW).body
+        assert command_of(stored) == command
+        event = read_event("id", T0, "r", stored)
+        assert event.command == command
+        assert event.room_info == ({"CallbackCommand": '"inner"'} if command == UPDATE else None)
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**300), 10**300)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=6), json_values, max_size=5), st.booleans(), st.sampled_from([None, 1]))
+def test_read_event_agrees_with_json_on_every_field(fields: dict[str, Any], escaped: bool, indent: int | None) -> None:
+    content = {"CallbackCommand": UPDATE, "RoomInfo": {**fields, "RoomId": "r"}, "EventTime": T0, "Operator_Account": 1}
+    body = json.dumps(content, ensure_ascii=escaped, indent=indent)
+    callback = decode(body.encode(), NOW)
+    event = read_event(callback.event_id, T0, "r", callback.body)
+    assert (event.command, event.operator) == (UPDATE, "1")
+    assert event.room_info == {
+        name: json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        for name, value in fields.items()
+        if name != "RoomId"
+    }
+
+
+# ---- the sender's query, as demo and load make it ----
+
+
+def test_signed_query_writes_what_the_published_vector_says() -> None:
+    query = decode_query(signed_query(APP_ID, TOKEN, 1669872112.9, "10.0.0.1", "iOS").encode())
+    assert query == Query(APP_ID, SIGN, REQUEST_TIME, "10.0.0.1", "iOS", UPDATE)
+
+
+def test_signed_query_without_a_token_is_not_signed() -> None:
+    query = decode_query(signed_query(APP_ID, None, 1669872112.9, "10.0.0.1", "a&b=c").encode())
+    assert query == Query(APP_ID, None, None, "10.0.0.1", "a&b=c", UPDATE)
