@@ -1,9 +1,14 @@
-# Everything runs in one .venv, which `make setup` makes from the lock. PYTHON may name another interpreter, >= 3.11.
+# Everything runs in one .venv: `make demo` puts in it what running needs, `make setup` what testing needs as well.
+# PYTHON may name another interpreter, >= 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
+RUN_LOCK := .locks/run.txt
 LOCK := .locks/dev.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 BENCH_LOCK := .locks/bench.txt
 BROWSER_LOCK := .locks/browser.txt
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+UPGRADE ?= --upgrade
 HISTORIES ?= 1200
 
 .PHONY: help setup demo test test-faults test-browser bench check format lint types audit lock clean
@@ -11,18 +16,22 @@ HISTORIES ?= 1200
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.done  ## Make .venv with the program and its tools
+setup: .venv/.dev  ## Make .venv with the program and its tools
 
-.venv/.done: $(LOCK) pyproject.toml
+.venv/.run: $(RUN_LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Roomlapse needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) --require-hashes -r $(RUN_LOCK)
 	@touch $@
 
-demo: setup  ## A sample evening, a server and a simulated sender; FOR=20 ends it after 20 s, PORT=8100 takes another port
-	$(BIN)/roomlapse demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
+.venv/.dev: .venv/.run $(LOCK) pyproject.toml
+	$(PIP) --require-hashes -r $(LOCK)
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: .venv/.run  ## A sample evening, a server and a simulated sender; FOR=20 ends it after 20 s, PORT=8100 takes another port
+	$(BIN)/python -m app demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
 
 test: setup  ## All tests but those in a browser; HISTORIES=20000 for a long round of the properties
 	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q --ignore tests/browser
@@ -35,11 +44,11 @@ test-browser: setup  ## The page in a real Chromium, which is installed if it ca
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || test -n "$$CHROMIUM" || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
 		{ echo "install chromium first, or name it: make test-browser CHROMIUM=/path" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(BROWSER_LOCK)
+	$(PIP) --require-hashes -r $(BROWSER_LOCK)
 	$(BIN)/python -m pytest -q -rP tests/browser
 
 bench: setup  ## Every goal of speed and size beside its peers; ROWS=cpu,storage for some, SCALE=0.1 for a trial
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(BENCH_LOCK)
+	$(PIP) --require-hashes -r $(BENCH_LOCK)
 	$(BIN)/python tests/benchmarks/run.py $(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE))
 
 check: setup format lint types audit test  ## The one gate: format, lint, types, known vulnerabilities, tests
@@ -56,13 +65,11 @@ types: setup
 audit: setup  ## Look the locked dependencies up among known vulnerabilities; AUDIT=--strict fails if that cannot be done
 	$(BIN)/python tests/audit.py $(AUDIT) $(LOCK)
 
-lock:  ## Pin the newest versions that pyproject.toml allows; needs uv
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --extra dev pyproject.toml --output-file $(LOCK)
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --extra dev --extra bench pyproject.toml --output-file $(BENCH_LOCK)
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --extra dev --extra browser pyproject.toml --output-file $(BROWSER_LOCK)
+lock:  ## Pin the newest versions that pyproject.toml allows, UPGRADE= keeps those that still fit; needs uv
+	$(COMPILE) $(UPGRADE) --extra dev pyproject.toml --output-file $(LOCK)
+	$(COMPILE) --constraint $(LOCK) $(UPGRADE) pyproject.toml --output-file $(RUN_LOCK)
+	$(COMPILE) $(UPGRADE) --extra dev --extra bench pyproject.toml --output-file $(BENCH_LOCK)
+	$(COMPILE) $(UPGRADE) --extra dev --extra browser pyproject.toml --output-file $(BROWSER_LOCK)
 
 clean:  ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

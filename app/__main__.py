@@ -9,3 +9,7 @@ def main() -> None:
     from app.cli.main import main as run  # noqa: PLC0415  see above: it takes longer to import than all that they need
 
     run()
+
+
+if __name__ == "__main__":
+    main()
