@@ -15,7 +15,10 @@ from app.ops.simulator import Callbacks, Sender
 from app.server.node import Service, now_ms
 from app.server.running import Running
 
-SAMPLE = Path(__file__).parent.parent.parent / "data" / "sample-callbacks.jsonl"
+_NAME = "sample-callbacks.jsonl"
+_IN_WHEEL = Path(__file__).parent / _NAME
+_IN_CHECKOUT = Path(__file__).parent.parent.parent / "data" / _NAME
+SAMPLE = _IN_WHEEL if _IN_WHEEL.exists() else _IN_CHECKOUT
 SDK_APP_ID = "1400000000"
 _RATE = 5.0
 _ENDED_AGO_MS = 5 * 60_000
