@@ -31,7 +31,7 @@ setup: .venv/.dev  ## Make .venv with the program and its tools
 	@touch $@
 
 demo: .venv/.run  ## A sample evening, a server and a simulated sender; FOR=20 ends it after 20 s, PORT=8100 takes another port
-	$(BIN)/python -m app demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
+	PYTHONPATH="$(CURDIR)" $(BIN)/python -m app demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
 
 test: setup  ## All tests but those in a browser; HISTORIES=20000 for a long round of the properties
 	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q --ignore tests/browser
