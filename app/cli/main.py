@@ -28,9 +28,11 @@ from app.infra.settings import (
     DEFAULT_DATA,
     DEFAULT_HOST,
     DEFAULT_PORT,
+    FORMER_DATA,
     MIN_TOKEN,
     BadSettings,
     Settings,
+    default_data,
     read_allowed_hosts,
     read_rate_limit,
     read_secrets,
@@ -92,14 +94,30 @@ class _AppId(click.ParamType[str]):
 _sdk_app_id = click.option(
     "--sdk-app-id", type=_AppId(), envvar="ROOMLAPSE_SDK_APP_ID", help="Whose callbacks these are."
 )
+_USES_FORMER_DATA = f"using {FORMER_DATA}/, the default of earlier versions: the default is now {DEFAULT_DATA}/, so set\
+ ROOMLAPSE_DATA={FORMER_DATA} or move it"
+
+
+def _say_which_data(data: Path) -> None:
+    if data is FORMER_DATA:  # the object that default_data gives: `--data data` is equal, and nothing to speak of
+        click.echo(_USES_FORMER_DATA, err=True)
+
+
+def _choose_data(context: click.Context, _option: click.Parameter, given: Path | None) -> Path:
+    data = given or default_data()
+    if context.command.name not in {"serve", "rejected"}:  # one logs it; the other's subcommand may be given another
+        _say_which_data(data)
+    return data
+
+
 _data = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    default=DEFAULT_DATA,
+    callback=_choose_data,
     envvar="ROOMLAPSE_DATA",
-    show_default=True,
+    show_default=str(DEFAULT_DATA),
     show_envvar=True,
-    help="The data directory.",
+    help=f"The data directory. {FORMER_DATA}, the default of earlier versions, is used if only that holds data.",
 )
 _json = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; where HTTP has the same question, its answer."
@@ -215,6 +233,8 @@ def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> 
     secrets = read_secrets()
     set_up_logging(secrets.all())
     warn_of_library()
+    if data is FORMER_DATA:
+        _log.warning(_USES_FORMER_DATA)
     settings = Settings(sdk_app_id, data, host, port, secrets, insecure, read_allowed_hosts(), read_rate_limit())
     settings.check()
     if not settings.secrets.callback_tokens:
@@ -567,6 +587,7 @@ def export(file: Path, data: Path) -> None:
 def rejected(context: click.Context, limit: int, cursor: str | None, data: Path, as_json: bool) -> None:
     """List the quarantine, newest first; `retry` tries its bodies again."""
     if context.invoked_subcommand is None:
+        _say_which_data(data)
         with _reading(data) as reader:
             _print(as_json, reader.rejected(limit, cursor), tables.print_rejected)
 
@@ -581,7 +602,9 @@ def retry(context: click.Context, data: Path | None, as_json: bool) -> None:
     assert context.parent is not None
     given = context.parent.params  # `rejected --data DIR retry` means the same as `rejected retry --data DIR`
     as_json = as_json or given["as_json"]
-    data_dir = DataDir(data or given["data"])
+    data = data or given["data"]
+    _say_which_data(data)
+    data_dir = DataDir(data)
     data_dir.check(_env_app_id())
     log = data_dir.open_log()
     try:

@@ -11,7 +11,9 @@ import msgspec
 PREFIX = "ROOMLAPSE_"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
-DEFAULT_DATA = Path("data")
+DEFAULT_DATA = Path("roomlapse-data")
+FORMER_DATA = Path("data")
+"""The default of earlier versions."""
 DEFAULT_RATE_LIMIT_PER_S = 100.0
 MIN_TOKEN = 8
 """Characters; the sender's tokens are the console's to choose, so that shorter ones of them are only warned of."""
@@ -80,6 +82,12 @@ class Settings(msgspec.Struct, frozen=True):
                 f"{self.host} can be reached from other machines: set {' and '.join(missing)},"
                 " or say --insecure if something in front of this server checks who calls"
             )
+
+
+def default_data() -> Path:
+    """The data directory when none is named: FORMER_DATA (the object itself) if only that holds a log."""
+    log = "events.db"
+    return FORMER_DATA if (FORMER_DATA / log).is_file() and not (DEFAULT_DATA / log).exists() else DEFAULT_DATA
 
 
 def is_loopback(host: str) -> bool:

@@ -13,9 +13,9 @@ def settings_for(host: str, secrets: Secrets = Secrets(), insecure: bool = False
     return Settings("1400000001", host=host, secrets=secrets, insecure=insecure)
 
 
-def test_the_defaults_are_the_loopback_port_8000_and_data() -> None:
+def test_the_defaults_are_the_loopback_port_8000_and_roomlapse_data() -> None:
     settings = Settings("1400000001")
-    assert (settings.host, settings.port, settings.data) == ("127.0.0.1", 8000, Path("data"))
+    assert (settings.host, settings.port, settings.data) == ("127.0.0.1", 8000, Path("roomlapse-data"))
     assert settings.insecure is False
     assert settings.secrets == Secrets((), None)
     settings.check()
