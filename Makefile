@@ -7,14 +7,15 @@ LOCK := .locks/dev.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 BENCH_LOCK := .locks/bench.txt
 BROWSER_LOCK := .locks/browser.txt
+BUILD_LOCK := .locks/build.txt
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 UPGRADE ?= --upgrade
 HISTORIES ?= 1200
 
-.PHONY: help setup demo test test-faults test-browser bench check format lint types audit lock clean
+.PHONY: help setup demo test test-faults test-browser deploy-tools bench check format lint types audit lock clean
 
 help:  ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.dev  ## Make .venv with the program and its tools
 
@@ -47,6 +48,13 @@ test-browser: setup  ## The page in a real Chromium, which is installed if it ca
 	$(PIP) --require-hashes -r $(BROWSER_LOCK)
 	$(BIN)/python -m pytest -q -rP tests/browser
 
+deploy-tools:  ## Install what tests/deploy checks deploy/ with: nginx, Caddy, promtool, systemd-analyze, openssl (as root)
+	@set -e; missing=; for tool in nginx:nginx caddy:caddy promtool:prometheus systemd-analyze:systemd openssl:openssl; do \
+		PATH="$$PATH:/usr/sbin" command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
+	test -z "$$missing" || { apt-get update -qq; for package in $$missing; do \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$package >/dev/null || \
+			echo "$$package cannot be installed: what it checks is skipped" >&2; done; }
+
 bench: setup  ## Every goal of speed and size beside its peers; ROWS=cpu,storage for some, SCALE=0.1 for a trial
 	$(PIP) --require-hashes -r $(BENCH_LOCK)
 	$(BIN)/python tests/benchmarks/run.py $(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE))
@@ -68,6 +76,7 @@ audit: setup  ## Look the locked dependencies up among known vulnerabilities; AU
 lock:  ## Pin the newest versions that pyproject.toml allows, UPGRADE= keeps those that still fit; needs uv
 	$(COMPILE) $(UPGRADE) --extra dev pyproject.toml --output-file $(LOCK)
 	$(COMPILE) --constraint $(LOCK) $(UPGRADE) pyproject.toml --output-file $(RUN_LOCK)
+	echo hatchling | $(COMPILE) --constraint $(LOCK) $(UPGRADE) - --output-file $(BUILD_LOCK)
 	$(COMPILE) $(UPGRADE) --extra dev --extra bench pyproject.toml --output-file $(BENCH_LOCK)
 	$(COMPILE) $(UPGRADE) --extra dev --extra browser pyproject.toml --output-file $(BROWSER_LOCK)
 
