@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+from kit.callbacks import APP_ID
 
 from app.infra.data_dir import DataDir
 from app.log.store import Arrival
 from app.ops.simulator import Callbacks
 from app.tencent.body import decode
-from benchmarks.lib import APP_ID, CLIENT_IP, Bench, Ran, once, run_program, say
+from benchmarks.lib import CLIENT_IP, Bench, Ran, once, run_program, say
 
 T0 = 1_760_000_000_000
 STEP_MS = 10

@@ -19,20 +19,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from kit.callbacks import APP_ID
+from kit.program import PROGRAM, Launched, environment, serve_command
+from kit.wait import wait_until
 
 from app.infra import sqlite
 from app.tencent.body import signed_query
 
 ROUNDS = 5
-APP_ID = "1400000001"
 TOKEN = "benchmark-token"
 CLIENT_IP = "203.0.113.77"
 HERE = Path(__file__).parent
-PROGRAM = str(Path(sys.executable).parent / "roomlapse")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_START_S = 30.0
-_STOP_S = 30.0
 _SAMPLE_S = 0.05
 _LONGEST_S = 1800.0  # no program of the benchmark runs longer
 
@@ -245,35 +244,12 @@ class _Peaks:
         self._thread.join()
 
 
-def environment(more: dict[str, str] | None = None) -> dict[str, str]:
-    """This environment without anything of Roomlapse's, and with what is given."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("ROOMLAPSE_")} | (more or {})
-
-
-class Server:
-    """A server in a process of its own, on a free port of the loopback; it logs a line with its `url` to stderr."""
+class Server(Launched):
+    """A server in a process of its own, on a free port of the loopback."""
 
     def __init__(self, bench: Bench, name: str, args: Sequence[str], env: dict[str, str] | None = None) -> None:
         self.name = name
-        log_path = bench.new_folder(f"server-{name}") / "log"
-        with log_path.open("wb") as log:
-            self.process = subprocess.Popen(args, stdout=log, stderr=log, env=environment(env))
-        try:
-            self.url = self._wait_for_url(log_path)
-        except BaseException:
-            self.stop()
-            raise
-        self.port = int(self.url.rpartition(":")[2])
-
-    def _wait_for_url(self, log_path: Path) -> str:
-        deadline = time.monotonic() + _START_S
-        while self.process.poll() is None and time.monotonic() < deadline:
-            for line in log_path.read_bytes().splitlines():
-                if b'"listening"' in line and line.endswith(b"}"):
-                    url: str = json.loads(line)["url"]
-                    return url
-            time.sleep(0.02)
-        raise RuntimeError(f"{self.name} did not start: {log_path.read_bytes()[-2000:]!r}")
+        super().__init__(args, bench.new_folder(f"server-{name}") / "log", env)
 
     def cpu_seconds(self) -> float:
         return cpu_seconds(self.process.pid)
@@ -284,30 +260,15 @@ class Server:
 
     def wait_until_projected(self) -> None:
         """Wait until no projection lags."""
-        deadline = time.monotonic() + 120
-        while any(projection["lag"] for projection in self.get("/status")["projections"].values()):
-            assert time.monotonic() < deadline, "the projections do not catch up"
-            time.sleep(0.01)
+        wait_until(self._is_projected, "the projections catch up", timeout_s=120, every_s=0.01)
 
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def _is_projected(self) -> bool:
+        return not any(projection["lag"] for projection in self.get("/status")["projections"].values())
 
 
 def serve(bench: Bench, data: Path) -> Server:
     """Roomlapse itself, with a callback token, so that it checks Sign."""
-    args = [PROGRAM, "serve", "--sdk-app-id", APP_ID, "--port", "0", "--data", str(data)]
-    return Server(bench, "roomlapse", args, {"ROOMLAPSE_CALLBACK_TOKENS": TOKEN})
+    return Server(bench, "roomlapse", serve_command(data), {"ROOMLAPSE_CALLBACK_TOKENS": TOKEN})
 
 
 def serve_peer(bench: Bench, name: str) -> Server:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import pytest
 from conftest import APP_ID, PROGRAM, T0, UPDATE, Server, StartServer, body_of, environment, run
+from kit.wait import wait_until
 
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
@@ -183,13 +184,6 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied_many(many: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(many, tmp_path / "many"))
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"waited too long: {what}"
-        time.sleep(0.002)
 
 
 # ---- import and export ----

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from conftest import APP_ID, body_of
+from kit.callbacks import APP_ID, body_of
+from kit.wait import wait_until
 
 from app.tencent.body import decode
 from faults.lib import Sent, Victim, now_ms, query_now, run_program
@@ -176,9 +177,12 @@ def assert_full_log_is_not_flooded(victim: Victim, begin_s: float, failures: int
 def wait_until_ready(victim: Victim, batches: Batches) -> float:
     """Until the server takes callbacks again and reads see everything; how long it took."""
     begin = time.monotonic()
-    while readiness(victim)[0] != 200 or batches.send_one() != 200:
-        assert time.monotonic() - begin < BACK_WITHIN_S, victim.logs()[-2000:]
-        time.sleep(0.05)
+    wait_until(
+        lambda: readiness(victim)[0] == 200 and batches.send_one() == 200,
+        "callbacks are taken again",
+        timeout_s=BACK_WITHIN_S,
+        every_s=0.05,
+    )
     return time.monotonic() - begin
 
 

@@ -1,23 +1,24 @@
 """What the fault tests share: servers that may die, a load that remembers each answer, and what has to hold afterwards.
 
-A row of the table is run in a quick form by `make test` and in full by `make test-faults`; each test says with `report`
-what it has seen, and `python tests/faults/table.py` makes the README's table of it.
+A row of the table is run in short by `make rounds` and in full by `make test-faults`; each test says with `report` what
+it has seen, and `python tests/faults/table.py` makes a table of it.
 """
 
 import http.client
 import json
 import os
-import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import msgspec
-from conftest import APP_ID, PROGRAM, environment, projectors_of
+from kit.callbacks import APP_ID
+from kit.program import PROGRAM, Launched, environment, log_path_beside, projectors_of, serve_command
+from kit.wait import wait_until
 
 from app.infra.data_dir import DataDir
 from app.ops.simulator import Callbacks
@@ -26,8 +27,6 @@ from app.tencent.body import decode, signed_query
 FULL = os.environ.get("FAULTS") == "full"
 RESULTS = Path(__file__).parent / "results.jsonl"
 TOKEN = "fault-token-one"
-_START_S = 30.0
-_STOP_S = 30.0
 _ANSWER_S = 10.0
 
 
@@ -43,8 +42,8 @@ def now_ms() -> int:
 # ---- the server ----
 
 
-class Victim:
-    """`roomlapse serve` in a process group of its own, on a free port, with a callback token; made to be hurt.
+class Victim(Launched):
+    """`roomlapse serve` with a callback token, made to be hurt: asked on a new connection each time, killed at the end.
 
     `wrap` goes before the command (`["faketime", ...]`), `env` is added to its environment.
     """
@@ -58,40 +57,8 @@ class Victim:
         token: str = TOKEN,
     ) -> None:
         self.data = data
-        self.log_path = data.parent / f"{data.name}-{time.monotonic_ns()}.log"
         secrets = {"ROOMLAPSE_CALLBACK_TOKENS": token} if token else {}
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*wrap, PROGRAM, "serve", "--sdk-app-id", APP_ID, "--port", "0", "--data", str(data), *args],
-                stdout=log,
-                stderr=log,
-                env=environment(secrets | dict(env or {})),
-                start_new_session=True,
-            )
-        try:
-            self.port = self._wait_for_port()
-        except BaseException:
-            self.kill()
-            raise
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def _wait_for_port(self) -> int:
-        deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            for record in self.records():
-                if record["message"] == "listening":
-                    return int(str(record["url"]).rpartition(":")[2])
-            time.sleep(0.02)
-        raise AssertionError(f"the server did not start: {self.logs()}")
-
-    def logs(self) -> str:
-        """Everything it has logged, the projector's process included."""
-        return self.log_path.read_text(errors="replace")
-
-    def records(self) -> list[dict[str, object]]:
-        """The log's lines that are whole, each one JSON object."""
-        lines = self.logs().split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        super().__init__([*wrap, *serve_command(data, *args)], log_path_beside(data), secrets | dict(env or {}))
 
     def get(
         self, path: str, timeout_s: float = _ANSWER_S, headers: Mapping[str, str] | None = None
@@ -111,6 +78,7 @@ class Victim:
         timeout_s: float = _ANSWER_S,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, bytes]:
+        """Ask anything on a new connection; the status and the body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         try:
             connection.request(method, path, body, dict(headers or {}))
@@ -123,48 +91,14 @@ class Victim:
         """Resident memory of the server's own process."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def kill(self) -> None:
-        """End the whole group as a crash would."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(_STOP_S)
-        _wait_for_group(self.process.pid)
-
     def wait_for_projector(self) -> None:
         """Until the projector of a server that was killed has gone: it is in no group but its own, and ends a moment
         later by itself."""
-        wait_until(lambda: projectors_of(self.data) == [])
-
-    def terminate(self) -> None:
-        """Ask the server to end, like an operator; does not wait."""
-        self.process.send_signal(signal.SIGTERM)
-
-    def stop(self) -> int:
-        """Ask it to end and wait; its exit code."""
-        if self.process.poll() is None:
-            self.terminate()
-        code = self.process.wait(_STOP_S)
-        _wait_for_group(self.process.pid)
-        return code
-
-    def __enter__(self) -> Self:
-        return self
+        wait_until(lambda: projectors_of(self.data) == [], "the projector ends")
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.kill()
-
-
-def _wait_for_group(group: int) -> None:
-    """Until none of its processes is left: the projector ends by itself when its server does."""
-    deadline = time.monotonic() + _STOP_S
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"process group {group} does not end")
 
 
 def query_now(token: str | None = TOKEN) -> str:
@@ -244,11 +178,8 @@ class Load:
 
     def wait_for_answers(self, count: int, timeout_s: float = 30.0) -> None:
         """Until so many answers have come, of any kind."""
-        deadline = time.monotonic() + timeout_s
         target = len(self.times_s) + count
-        while len(self.times_s) < target:
-            assert time.monotonic() < deadline, f"only {len(self.times_s)} answers came"
-            time.sleep(0.005)
+        wait_until(lambda: len(self.times_s) >= target, f"{count} answers", timeout_s=timeout_s, every_s=0.005)
 
     def snapshot(self) -> Sent:
         """What has been answered up to now."""
@@ -322,14 +253,6 @@ def run_program(*args: str, env: Mapping[str, str] | None = None) -> subprocess.
     )
 
 
-def wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    """Until something is true; an AssertionError if it takes too long."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
-
-
 @contextmanager
 def no_traceback(victim: Victim) -> Iterator[None]:
     """Whatever happens in the block, no traceback is logged and each line is one JSON object."""
@@ -342,7 +265,7 @@ def no_traceback(victim: Victim) -> Iterator[None]:
 
 
 def report(row: int, fault: str, ran: str, lost: str, refused: str) -> None:
-    """Say what a test has seen, for the README's table: how many rounds of what, what was lost, what was refused."""
+    """Say what a test has seen, for the table: how many rounds of what, what was lost, what was refused."""
     line = {"row": row, "fault": fault, "ran": ran, "lost": lost, "refused": refused, "full": FULL}
     with RESULTS.open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROGRAM, body_of, environment
+from kit.wait import wait_until
 
 from app.infra import sqlite
 from app.infra.data_dir import LOG_FILE, READ_MODELS_FILE, DataDir
@@ -27,7 +28,6 @@ from faults.lib import (
     report,
     rounds,
     run_program,
-    wait_until,
 )
 from projections import ALL
 
@@ -156,8 +156,7 @@ def test_a_backup_that_is_killed_leaves_no_file_of_its_name_and_the_next_one_is_
         )
 
     def wait_for_copy(process: subprocess.Popen[bytes]) -> None:
-        while not os.listdir(file.parent) and process.poll() is None:
-            time.sleep(0.001)
+        wait_until(lambda: os.listdir(file.parent) or process.poll() is not None, "a copy begins", every_s=0.001)
 
     whole = start()
     wait_for_copy(whole)

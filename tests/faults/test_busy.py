@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from conftest import APP_ID, PROGRAM, body_of, environment
+from kit.wait import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.infra.sqlite import open_reader
@@ -29,7 +30,6 @@ from faults.lib import (
     report,
     rounds,
     run_program,
-    wait_until,
 )
 
 _CHECKPOINT_BYTES = 1000 * 4096
@@ -151,7 +151,7 @@ def test_a_receiver_rebuilds_and_readers_at_once_see_no_lock_and_the_wal_stays_b
             commits = commits_of(victim)
             time.sleep(part_s)
             would_be = 2 * (_CHECKPOINT_BYTES + _COMMIT_BYTES)  # if it went on as while it was held
-            wait_until(lambda: (commits_of(victim) - commits) * each_bytes > would_be, 60)
+            wait_until(lambda: (commits_of(victim) - commits) * each_bytes > would_be, timeout_s=60)
             written_bytes = int((commits_of(victim) - commits) * each_bytes)
             after_bytes = wal_bytes(data)
         finally:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from kit.wait import wait_until
 
 from app.infra.data_dir import RESERVE_BYTES
 from faults.batches import (
@@ -24,7 +25,7 @@ from faults.batches import (
     unmount,
     wait_until_ready,
 )
-from faults.lib import Victim, assert_exact, kept, no_traceback, report, rounds, wait_until
+from faults.lib import Victim, assert_exact, kept, no_traceback, report, rounds
 
 _MEGABYTE = 2**20
 _RESERVE = RESERVE_BYTES // _MEGABYTE

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from conftest import T0, UPDATE, body_of
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.wait import wait_until
 
 from app.tencent.body import MAX_BODY_BYTES
-from faults.lib import Victim, assert_verified, no_traceback, query_now, report, rounds, wait_until
+from faults.lib import Victim, assert_verified, no_traceback, query_now, report, rounds
 
 _FLAT_BYTES = 64 * 2**20
 _AT_ONCE = 8
@@ -177,14 +178,7 @@ def test_bodies_made_at_random_are_stored_or_quarantined_as_they_came(tmp_path: 
     with Victim(data) as victim, no_traceback(victim), ThreadPoolExecutor(_AT_ONCE) as pool:
         clients = _Clients(victim)
 
-        @settings(
-            max_examples=examples,
-            deadline=None,
-            database=None,
-            derandomize=True,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
+        @settings(settings.get_profile("fuzz"), max_examples=examples)
         @given(bodies=st.lists(_bodies, min_size=_AT_ONCE, max_size=_AT_ONCE))
         def send(bodies: list[bytes]) -> None:
             for body, (status, text) in zip(bodies, pool.map(clients.post, bodies), strict=True):

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 from conftest import body_of, projectors_of
+from kit.wait import wait_until
 
 from app.tencent.body import decode
-from faults.lib import Sent, Victim, assert_exact, now_ms, report, wait_until
+from faults.lib import Sent, Victim, assert_exact, now_ms, report
 
 
 def send(victim: Victim, sent: Sent, number: int) -> int:

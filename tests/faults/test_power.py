@@ -14,10 +14,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from conftest import body_of
+from kit.wait import wait_until
 
 from app.infra.data_dir import DataDir
 from app.ops.verify import Difference, verify
-from faults.lib import Load, Sent, Victim, assert_verified, kept, no_traceback, now_ms, report, rounds, wait_until
+from faults.lib import Load, Sent, Victim, assert_verified, kept, no_traceback, now_ms, report, rounds
 
 _SHUT_DOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN: _IOR('X', 125, __u32)
 _NO_LOG_FLUSH = struct.pack("I", 2)  # the file system's own journal is lost too, as far as it was not synced
@@ -61,7 +62,7 @@ class Disk:
     def restore(self) -> None:
         """Find what a machine would find that starts again. Waits until nobody has a file open: a projector, which is
         in no group but its own, ends a moment after its server."""
-        wait_until(self._unmounted, 60.0)
+        wait_until(self._unmounted, timeout_s=60)
         self._mount()
 
     def remove(self) -> None:

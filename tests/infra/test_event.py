@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.event import BEFORE_ALL, BadJSON, Event, History, canonical_json, event_id_of, parse_json
@@ -325,7 +325,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(json_values, st.booleans(), st.sampled_from([None, 0, 3]), st.sampled_from([(",", ":"), (" ,\r\n", "\t: ")]))
 def test_parse_json_gives_the_canonical_text_of_any_spelling(
     value: Any, escaped: bool, indent: int | None, separators: tuple[str, str]
@@ -336,7 +335,6 @@ def test_parse_json_gives_the_canonical_text_of_any_spelling(
     assert parse_json(canonical.encode())[1] == canonical
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=60)
     | st.text('{}[]":,\\ntrue1.e-\ud800"', max_size=40).map(lambda s: s.encode("utf-8", "replace"))

@@ -7,8 +7,10 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from conftest import APP_ID, T0, StartServer, body_of
+from conftest import APP_ID, T0, Server, StartServer, body_of
+from kit.wait import wait_until
 
 from app.infra import rate_limit
 from app.infra.rate_limit import RateLimit
@@ -27,6 +29,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+def answer_if(server: Server, path: str, *, limited: bool) -> httpx.Response | None:
+    """Ask once; the answer if it is one of the limit, or if it is none."""
+    response = server.client.get(path)
+    return response if (response.status_code == 429) is limited else None
 
 
 def asked_by(address: str | None) -> Any:
@@ -156,10 +164,7 @@ def test_signed_callbacks_are_never_limited_whoever_sends_wrong_ones(start_serve
     assert answers[401] + answers[403] <= 25 + 5 * (seconds + 1)
     assert answers[429] > wrong // 2
     # Of questions the bucket is as empty: it fills again.
-    deadline = time.monotonic() + 20
-    while (response := server.client.get("/status")).status_code == 429:
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+    response = wait_until(lambda: answer_if(server, "/status", limited=False), every_s=0.3)
     assert (response.json()["events"], response.json()["rejected"]) == (taken, taken)
     lines = [line for line in server.logs().splitlines() if "callbacks refused" in line]
     assert len(lines) <= 4 * (2 + seconds / 10)  # four outcomes, a line each in ten seconds
@@ -170,15 +175,11 @@ def test_questions_beyond_the_limit_are_429_and_say_when_to_ask_again(start_serv
     assert server.post(body_of("r", T0)).status_code == 200
     assert 429 not in {server.client.get("/healthz").status_code for _ in range(50)}, "the burst"
     for path in ("/status", "/rooms/r", "/rooms/nobody", "/nothing", "/healthz", "/schema", "/rooms?x", "/metrics"):
-        deadline = time.monotonic() + 30
-        while (response := server.client.get(path)).status_code != 429:
-            assert time.monotonic() < deadline, f"{path} is not limited"
+        response = wait_until(lambda path=path: answer_if(server, path, limited=True), f"{path} is limited", every_s=0)  # type: ignore[misc]
         assert response.headers["retry-after"] == "1"
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.json().keys() == {"status_code", "detail"}
-        while server.client.get(path).status_code == 429:
-            assert time.monotonic() < deadline, "the bucket does not fill again"
-            time.sleep(0.05)
+        wait_until(lambda path=path: answer_if(server, path, limited=False), "the bucket fills again", every_s=0.05)  # type: ignore[misc]
     assert server.post(body_of("r", T0 + 1)).status_code == 200
 
 

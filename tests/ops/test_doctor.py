@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from conftest import APP_ID, PROGRAM, StartServer, body_of, environment
-from faults.lib import FULL, TOKEN, Victim, now_ms, run_program, wait_until
+from faults.lib import FULL, TOKEN, Victim, now_ms, run_program
+from kit.wait import wait_until
 
 from app.event import event_id_of, parse_json
 from app.infra import sqlite

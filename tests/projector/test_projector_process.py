@@ -4,11 +4,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import T0, Server, StartServer, body_of, projectors_of, run
+from kit.wait import wait_until
 
 from app.infra import sqlite
 
@@ -17,15 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the proje
 
 def projector_of(server: Server) -> int:
     """The id of the process that projects for a server."""
-    wait_until(lambda: bool(projectors_of(server.data)))
-    return projectors_of(server.data)[0]
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    return wait_until(lambda: projectors_of(server.data))[0]
 
 
 def test_a_projector_that_dies_is_started_again_and_misses_nothing(start_server: StartServer) -> None:

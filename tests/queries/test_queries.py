@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from conftest import T0, UPDATE, body_of
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle import Oracle
 
@@ -28,11 +28,6 @@ ROOMS = ("a", "b?#% ü", "Ab", "straße")
 NAMES: list[Any] = ["Tea", "tea & Milk", "STRASSE", "ſpoon", "50%_", 'say "b"', "back\\slash", "", None, 7, "\u212a"]
 NEEDLES = ["a", "TEA", "ss", "ß", "s", "k", "%", "_", "50%_", '"', "\\", "name", "7", " ", "é", "!", "roomname", "]"]
 OPERATORS: list[Any] = ["bob", "eve", "7", 7, 2**60 + 1, None, "null", ["a", 1], "", 1.5]
-COMMON: dict[str, Any] = {
-    "deadline": None,
-    "database": None,
-    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-}
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +153,7 @@ def latest(
     return sorted(found, key=lambda room: (room["event_time_ms"], room["room_id"]), reverse=True)
 
 
-@settings(max_examples=120, **COMMON)
+@settings(max_examples=120)
 @given(histories(), times, known, st.sampled_from([None, None, True, False]), st.none() | st.sampled_from(NEEDLES))
 def test_the_latest_rooms_are_those_of_the_oracle_whatever_arrived_when(
     history: list[tuple[bytes, int]], as_of: int | None, known_at: int | None, public: bool | None, q: str | None
@@ -230,7 +225,7 @@ def test_a_page_has_from_1_to_500_rooms(limit: int) -> None:
     world.queries.close()
 
 
-@settings(max_examples=80, **COMMON)
+@settings(max_examples=80)
 @given(st.text(max_size=30))
 @example("W10")  # []
 @example("WzEsMl0")  # [1,2]
@@ -252,7 +247,7 @@ def test_a_cursor_of_another_kind_is_refused_and_never_a_crash(cursor: str) -> N
 # ---- next_change ----
 
 
-@settings(max_examples=120, **COMMON)
+@settings(max_examples=120)
 @given(histories(), times, known)
 def test_the_next_change_is_the_first_of_the_history_behind_that_time(
     history: list[tuple[bytes, int]], as_of: int | None, known_at: int | None
@@ -282,7 +277,7 @@ def made_by(operator: Any, asked: str) -> bool:
     return operator == asked if isinstance(operator, str) and operator == asked else json.dumps(operator) == asked
 
 
-@settings(max_examples=120, **COMMON)
+@settings(max_examples=120)
 @given(
     histories(),
     times,
@@ -356,7 +351,7 @@ def test_late_changes_far_apart_are_found_over_many_pages() -> None:
 # ---- life ----
 
 
-@settings(max_examples=50, **COMMON)
+@settings(max_examples=50)
 @given(histories())
 def test_a_life_reaches_from_the_first_to_the_last_event_in_time_and_in_receipt(
     history: list[tuple[bytes, int]],
@@ -383,7 +378,7 @@ def test_updates_are_what_the_histories_are_made_of() -> None:
     """The generator is worth something: it makes late updates, ties, duplicates, siblings and changes."""
     seen = {"late": 0, "ties": 0, "duplicates": 0, "siblings": 0}
 
-    @settings(max_examples=60, **COMMON)
+    @settings(max_examples=60)
     @given(histories())
     def look(history: list[tuple[bytes, int]]) -> None:
         world = told(history)

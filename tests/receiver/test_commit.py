@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import APP_ID, T0, body_of
+from kit.wait import wait_until
 
 from app.infra import sqlite
 from app.infra.metrics import Metrics
@@ -357,8 +358,8 @@ def test_a_failure_is_known_until_the_disk_takes_something_again(
         assert isinstance(outcome, sqlite.Error)
         assert harness.commits.failure == str(outcome)
         assert harness.value("roomlapse_log_writable") == 0
-        while harness.commits.failure is not None:  # nobody sends anything: the writer itself tries again
-            await asyncio.sleep(0.05)
+        # Nobody sends anything: the writer itself tries again.
+        await asyncio.to_thread(wait_until, lambda: harness.commits.failure is None)
         assert harness.value("roomlapse_log_writable") == 1
 
     with caplog.at_level("WARNING", "app.receiver.group_commit"):
@@ -402,12 +403,6 @@ def wal_pages(harness: Harness) -> int:
         reader.close()
 
 
-async def until(holds: Callable[[], bool], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.02)
-
-
 def large(number: int) -> Arrival:
     return arrival(number, CustomInfo="x" * 60_000)  # 16 pages in the WAL
 
@@ -432,7 +427,7 @@ def test_a_long_wal_is_moved_into_the_database_behind_the_answers(tmp_path: Path
         await send_on(harness, 0.1)
         assert 0 < wal_pages(harness) < group_commit._LONG_WAL_PAGES  # not long yet: it stays
         await harness.submit_all(*map(large, range(50, 100)))
-        await until(lambda: wal_pages(harness) == 0)
+        await asyncio.to_thread(wait_until, lambda: wal_pages(harness) == 0)
 
     harness.run(work())
     assert harness.commits.failure is None
@@ -452,7 +447,7 @@ def test_where_commits_are_slow_the_wal_waits_until_nobody_comes(
         await harness.as_first_batch(*map(large, range(100)))
         await send_on(harness, 2)
         assert wal_pages(harness) > group_commit._LONG_WAL_PAGES
-        await until(lambda: wal_pages(harness) == 0)
+        await asyncio.to_thread(wait_until, lambda: wal_pages(harness) == 0)
         monkeypatch.setattr(group_commit, "_MAX_WAL_PAGES", 2000)  # but not for ever
         await asyncio.sleep(group_commit._IDLE_S)
         await harness.submit_all(*map(large, range(100, 150)))
@@ -479,7 +474,7 @@ def test_a_wal_that_a_reader_holds_up_is_moved_when_he_is_gone(tmp_path: Path) -
         await asyncio.sleep(3 * group_commit._IDLE_S)
         assert wal_pages(harness) > group_commit._LONG_WAL_PAGES
         reader.close()
-        await until(lambda: wal_pages(harness) == 0)  # nobody sends anything
+        await asyncio.to_thread(wait_until, lambda: wal_pages(harness) == 0)  # nobody sends anything
 
     harness.run(work())
     harness.commits.stop()
@@ -501,10 +496,10 @@ def test_while_moving_the_wal_takes_long_it_is_known_and_who_comes_is_refused(tm
 
     async def work() -> None:
         await harness.as_first_batch(*map(large, range(100)))
-        await until(lambda: commits.trouble() == "the disk is slow")
+        await asyncio.to_thread(wait_until, lambda: commits.trouble() == "the disk is slow")
         with pytest.raises(Full, match="the disk is slow"):
             commits.submit(arrival(100))
-        await until(lambda: commits.trouble() is None)
+        await asyncio.to_thread(wait_until, lambda: commits.trouble() is None)
         assert await commits.submit(arrival(100)) == Appended(101, duplicate=False)
 
     harness.run(work())

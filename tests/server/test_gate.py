@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import APP_ID, T0, UPDATE, Server, StartServer, body_of, run
+from kit.wait import wait_until
 
 from app.infra.rate_limit import RateLimit
 from app.infra.settings import BadSettings, Secrets, Settings, read_allowed_hosts
@@ -343,14 +344,12 @@ def test_a_blocking_callback_is_ok_and_in_the_log_soon_after(guarded: Guarded, c
         response = guarded.server.client.post(f"/callbacks?{signed_query(url_command)}", content=body)
         assert response.status_code == 200
         assert response.json() == {"ActionStatus": "OK", "ErrorInfo": "", "ErrorCode": 0}
-    deadline = time.monotonic() + 20
-    while True:
+
+    def found_events() -> list[dict[str, Any]]:
         events = guarded.ask("/events?limit=500", f"Bearer {API}").json()["events"]
-        found = [event for event in events if event["command"] == command]
-        if found:
-            break
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return [event for event in events if event["command"] == command]
+
+    found = wait_until(found_events)
     assert len(found) == 1
     stored = guarded.ask(f"/events/{found[0]['event_id']}", f"Bearer {ADMIN if guarded.has_admin else API}").json()
     assert stored["body"].encode() == body
@@ -361,10 +360,7 @@ def test_a_blocking_callback_that_is_invalid_is_ok_and_quarantined(guarded: Guar
         before = guarded.ask("/status", f"Bearer {API}").json()["rejected"]
         response = guarded.server.client.post(f"/callbacks?{signed_query(BLOCKING)}", content=bad)
         assert (response.status_code, response.json()["ActionStatus"]) == (200, "OK"), number
-        deadline = time.monotonic() + 20
-        while guarded.ask("/status", f"Bearer {API}").json()["rejected"] != before + 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda before=before: guarded.ask("/status", f"Bearer {API}").json()["rejected"] == before + 1)  # type: ignore[misc]
         bearer = f"Bearer {ADMIN if guarded.has_admin else API}"
         assert guarded.ask("/rejected?limit=1", bearer).json()["rejected"][0]["body"] == bad.decode()
         # Of a command that holds up nobody the same body is refused.
@@ -400,7 +396,4 @@ def test_a_blocking_callback_is_answered_while_the_log_cannot_be_written(start_s
     finally:
         holder.execute("ROLLBACK")
         holder.close()
-    deadline = time.monotonic() + 20
-    while BLOCKING not in {event["command"] for event in server.get("/events")["events"]}:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: BLOCKING in {event["command"] for event in server.get("/events")["events"]})

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import msgspec
 import pytest
 from conftest import T0, Server, StartServer, body_of
 from html_tree import Node, attributes, moments_in, read_html, rows_of, values_of
+from kit.wait import wait_until
 
 from app.cli.tables import visible
 from app.infra import sqlite
@@ -1062,10 +1062,13 @@ def test_a_projection_that_stands_still_is_told_to_members_on_every_page_and_to_
         stop_projection(tmp_path / "data", "visibility", f"visibility stopped at position 1: {MARKUP}")
         assert server.post(body_of("r", T0 + 1, RoomName="m")).status_code == 200
         said = f"The projection visibility stands still: visibility stopped at position 1: {MARKUP}"
-        deadline = time.monotonic() + 30
-        while said not in banners(page := check(client.get("/health"))):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+
+        def page_that_says_it() -> Node | None:
+            page = check(client.get("/health"))
+            return page if said in banners(page) else None
+
+        page = wait_until(page_that_says_it)
+        assert page is not None
         (row,) = page.all("table")[0].all("tr", class_="bad")
         assert row.one("th").text == "visibility"
         assert row.all("td")[-1].text == f"visibility stopped at position 1: {MARKUP}"

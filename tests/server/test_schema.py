@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import schemathesis
 from conftest import APP_ID, T0, Server, body_of
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
@@ -121,14 +121,7 @@ def test_answers_are_what_the_schema_says(api: Api, label: str, mode: schemathes
     operation = api.operations[label]
     statuses = set()
 
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(settings.get_profile("fuzz"), max_examples=EXAMPLES)
     @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
     def ask(case: Any, data: st.DataObject) -> None:
         _use_known_values(case, api.values, data)

@@ -3,7 +3,6 @@
 import base64
 import hmac
 from http.cookies import SimpleCookie
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,7 +13,6 @@ from app.server.sessions import ADMIN, COOKIE, LASTS_S, READ, end_cookie, scope_
 
 NOW_S = 1_773_260_000.75
 SECRETS = Secrets(("callback-token",), "read-token", "admin-token")
-COMMON: dict[str, Any] = {"deadline": None, "database": None}
 
 
 def pair_of(set_cookie: str) -> str:
@@ -167,7 +165,7 @@ def test_a_cookie_signed_with_a_token_itself_or_with_nothing_is_forged() -> None
         assert opens(f"{text}.{hmac.new(key, text.encode(), 'sha256').hexdigest()}") is None
 
 
-@settings(max_examples=300, **COMMON)
+@settings(max_examples=300)
 @given(st.text(st.characters(min_codepoint=0, max_codepoint=255), max_size=120))
 @example("..")
 @example("...")
@@ -187,13 +185,13 @@ def test_garbage_opens_nothing_and_raises_nothing(garbage: str) -> None:
     assert scope_of_token(garbage.encode(), SECRETS) is None
 
 
-@settings(max_examples=200, **COMMON)
+@settings(max_examples=200)
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=70))
 def test_scope_time_and_signature_in_any_script_open_nothing_and_raise_nothing(a: str, b: str, c: str) -> None:
     assert opens(f"{a}.{b}.{c}") is None
 
 
-@settings(max_examples=200, **COMMON)
+@settings(max_examples=200)
 @given(st.integers(0, 200), st.characters(min_codepoint=33, max_codepoint=126))
 def test_no_single_character_can_be_changed(at: int, char: str) -> None:
     value = value_of()

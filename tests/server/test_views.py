@@ -30,7 +30,6 @@ from app.server.page.views import (
     visibility_csv,
 )
 
-COMMON: dict[str, Any] = {"deadline": None, "database": None}
 MINUTE = 60_000
 WINDOW = (T0, T0 + 10 * MINUTE)
 
@@ -87,7 +86,7 @@ def test_a_window_of_no_width_or_backwards_has_one_place() -> None:
     assert place(6, 5, 4) == 0
 
 
-@settings(max_examples=200, **COMMON)
+@settings(max_examples=200)
 @given(st.lists(st.integers(-(10**15), 10**15), min_size=2, max_size=6))
 def test_places_keep_the_order_of_times_and_stay_on_the_scale(times: list[int]) -> None:
     window = (min(times), max(times))
@@ -145,7 +144,7 @@ def test_a_spell_that_begins_as_the_window_ends_is_there_without_width() -> None
     assert (spell.x, spell.width, spell.duration_ms) == (SCALE, 0, 0)
 
 
-@settings(max_examples=200, **COMMON)
+@settings(max_examples=200)
 @given(st.lists(st.integers(T0 - 10**6, T0 + 10**7), min_size=2, max_size=12, unique=True), st.booleans())
 def test_spells_tile_what_they_cover_without_gap_or_overlap(times: list[int], public: bool) -> None:
     edges: list[int | None] = [*sorted(times), None]
@@ -243,7 +242,7 @@ def test_a_long_text_is_cut_and_says_so() -> None:
     assert len(text_of([1] * 10_000)) == 400
 
 
-@settings(max_examples=200, **COMMON)
+@settings(max_examples=200)
 @given(
     st.text(max_size=60) | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False)
 )
@@ -441,7 +440,7 @@ def test_no_delays_is_a_flat_histogram() -> None:
     assert {(bar.count, bar.height) for bar in delays_of([])} == {(0, 0)}
 
 
-@settings(max_examples=100, **COMMON)
+@settings(max_examples=100)
 @given(st.lists(st.integers(-(10**13), 10**13), max_size=40))
 def test_every_delay_is_counted_once(delays: list[int]) -> None:
     assert sum(bar.count for bar in delays_of(delays)) == len(delays)
@@ -496,7 +495,7 @@ def test_other_cells_stay_as_they_are(text: str) -> None:
     assert safe_cell(text) == text
 
 
-@settings(max_examples=200, **COMMON)
+@settings(max_examples=200)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40))
 def test_any_room_id_reads_back_from_the_file_and_is_no_formula(room_id: str) -> None:
     lines = read_csv(visibility_csv(timeline(room_id, Interval(T0, T0 + 1, True), Interval(T0 + 1, None, False))))

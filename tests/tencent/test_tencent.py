@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 from conftest import APP_ID, T0, UPDATE
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.tencent.body import (
@@ -676,7 +676,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=6), json_values, max_size=5), st.booleans(), st.sampled_from([None, 1]))
 def test_read_event_agrees_with_json_on_every_field(fields: dict[str, Any], escaped: bool, indent: int | None) -> None:
     content = {"CallbackCommand": UPDATE, "RoomInfo": {**fields, "RoomId": "r"}, "EventTime": T0, "Operator_Account": 1}
