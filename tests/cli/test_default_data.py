@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import APP_ID, PROGRAM, T0, body_of, environment
+from kit.callbacks import APP_ID, T0, body_of
+from kit.program import PROGRAM, Launched
 
 from app.cli.main import main
 
@@ -91,21 +91,8 @@ def test_a_folder_called_data_without_a_log_is_somebody_elses(here: Path) -> Non
 
 def test_the_server_says_it_in_its_log(here: Path) -> None:
     bring_in("--data", "data")
-    server = subprocess.Popen(
-        [PROGRAM, "serve", "--sdk-app-id", APP_ID, "--port", "0"],
-        cwd=here,
-        env=environment(),
-        stderr=subprocess.PIPE,
-    )
-    try:
-        assert server.stderr is not None
-        records = []
-        for line in server.stderr:
-            records.append(json.loads(line))
-            if records[-1]["message"] == "listening":
-                break
-    finally:
-        server.terminate()
-        server.communicate(timeout=20)
-    assert [record["level"] for record in records if record["message"].startswith(SAID)] == ["warning"]
-    assert records[-1]["data"] == "data"
+    server = Launched([PROGRAM, "serve", "--sdk-app-id", APP_ID, "--port", "0"], here / "server.log")
+    server.stop()
+    said = [record for record in server.records() if record["message"].startswith(SAID)]
+    assert [record["level"] for record in said] == ["warning"]
+    assert not (here / "roomlapse-data").exists()

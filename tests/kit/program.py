@@ -50,11 +50,18 @@ class Launched:
     All that it prints goes to `log_path`. Raises AssertionError if it ends, or is silent for too long, instead.
     """
 
-    def __init__(self, command: Sequence[str], log_path: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        cwd: Path | None = None,
+    ) -> None:
         self.log_path = log_path
         with log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment(env), start_new_session=True
+                command, stdout=log, stderr=log, env=environment(env), cwd=cwd, start_new_session=True
             )
         try:
             self.url = wait_until(self._url, f"{command[0]} listens")

@@ -6,14 +6,13 @@ import subprocess
 import sys
 import tarfile
 import venv
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZipFile
 
 import httpx
 import pytest
-from conftest import APP_ID, T0, body_of, environment
+from kit.callbacks import APP_ID, T0, body_of
+from kit.program import Launched, environment
 
 ROOT = Path(__file__).parent.parent.parent
 RUN_LOCK = ROOT / ".locks" / "run.txt"
@@ -125,33 +124,13 @@ def test_the_commands_run(installed: Path, empty: Path) -> None:
     assert json.loads(run("room", "late-show", "--json")) == room
 
 
-@contextmanager
-def serving(program: Path, cwd: Path) -> Iterator[tuple[str, list[str]]]:
-    """A server, by its address; the list holds its log once it has ended."""
-    log: list[str] = []
-    process = subprocess.Popen(
-        [program, "serve", "--sdk-app-id", APP_ID, "--port", "0"],
-        cwd=cwd,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            log.append(line)
-            if '"listening"' in line:
-                break
-        yield json.loads(log[-1])["url"], log
-    finally:
-        process.terminate()
-        log.extend(process.communicate(timeout=30)[1].splitlines())
-    assert process.returncode == 0
-
-
 @slow
-def test_the_server_runs_with_its_page(installed: Path, empty: Path) -> None:
-    with serving(installed / "roomlapse", empty) as (url, log), httpx.Client(base_url=url) as client:
+def test_the_server_runs_with_its_page(installed: Path, empty: Path, tmp_path: Path) -> None:
+    command = [str(installed / "roomlapse"), "serve", "--sdk-app-id", APP_ID, "--port", "0"]
+    with (
+        Launched(command, tmp_path / "server.log", cwd=empty) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
         answer = client.post("/callbacks", params={"SdkAppid": APP_ID}, content=body_of("r", T0, RoomName="installed"))
         assert answer.json()["ActionStatus"] == "OK"
         assert client.get("/rooms/r").json()["room_info"] == {"RoomName": "installed"}
@@ -161,7 +140,8 @@ def test_the_server_runs_with_its_page(installed: Path, empty: Path) -> None:
         files = {part.split('"')[0] for part in page.text.split('"/static/')[1:]}
         assert {name.split("?")[0] for name in files} == {"icon.svg", "page.css", "page.js"}
         assert [client.get(f"/static/{name}").status_code for name in files] == [200] * 3
-    assert not [line for line in log if '"error"' in line]
+    assert not [record for record in server.records() if record["level"] == "error"]
+    assert [path.name for path in empty.iterdir()] == ["roomlapse-data"]
 
 
 @slow
