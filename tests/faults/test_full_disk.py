@@ -1,6 +1,5 @@
 """Row 5: the disk is full: filled by the callbacks themselves, by somebody else, or at the start."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from faults.batches import (
     assert_blocking_is_answered_at_once,
     assert_full_log_is_not_flooded,
     ends_with_a_sentence,
-    metric,
     need,
     readiness,
     reads_of_rooms,
@@ -25,7 +23,8 @@ from faults.batches import (
     unmount,
     wait_until_ready,
 )
-from faults.lib import Victim, assert_exact, kept, no_traceback, report, rounds
+from faults.disk_fault import DiskFault
+from faults.lib import Victim, assert_exact, no_traceback, report, rounds
 
 _MEGABYTE = 2**20
 _RESERVE = RESERVE_BYTES // _MEGABYTE
@@ -93,54 +92,38 @@ def fill_with_callbacks(batches: Batches) -> Counter[int | None]:
     raise AssertionError(f"the disk does not fill: {answers}")
 
 
-def assert_says_that_it_is_full(victim: Victim) -> None:
-    status, failure = readiness(victim)
-    assert status == 503
-    assert "full" in failure
-    assert metric(victim, "roomlapse_log_writable") == 0
-    status, answer = victim.post(b'{"CallbackCommand":"Live.Any"}')
-    assert status == 503
-    assert json.loads(answer)["ActionStatus"] == "FAIL"
-
-
 def test_callbacks_that_fill_the_disk_are_refused_and_reads_go_on(disk: Disk) -> None:
     count = rounds(1, 10)
     answers: Counter[int | None] = Counter()
-    slowest_s = 0.0
     with Victim(disk.data) as victim, no_traceback(victim):
         victim_begin = time.monotonic()
-        batches = Batches(victim)
-        assert set(batches.send(100)) == {200}
+        fault = DiskFault(victim, "full")
+        batches = fault.batches
         for _ in range(count):
-            answers += fill_with_callbacks(batches)
-            begin, refilled = time.monotonic(), 0
-            # It goes on trying, and nothing of that may show. Once the WAL is moved, there may be room for some more.
-            while time.monotonic() - begin < rounds(1, 4):
-                time.sleep(0.3)
-                if set(batches.send(5)) != {503}:
-                    answers += fill_with_callbacks(batches)
-                    refilled += 1
-                assert set(reads_of_rooms(victim, batches)) == {200}
-                assert_blocking_is_answered_at_once(victim)
-            assert refilled <= 2
-            assert_says_that_it_is_full(victim)
-            found = kept(disk.data, batches.sent)
-            assert (found.lost, found.twice, found.unknown) == (0, 0, 0), "a part of a refused batch was stored"
-            disk.enlarge(24)
-            slowest_s = max(slowest_s, wait_until_ready(victim, batches))
-            assert metric(victim, "roomlapse_log_writable") == 1
-            disk.enlarge(48)
-            assert set(batches.redeliver()) == {200}
-            assert set(reads_of_rooms(victim, batches)) == {200}
+            with fault.broken(
+                lambda: None,  # the callbacks do it
+                lambda: disk.enlarge(24),
+                before_redelivery=lambda: disk.enlarge(48),
+            ):
+                answers += fill_with_callbacks(batches)
+                begin, refilled = time.monotonic(), 0
+                # It goes on trying, and nothing of that may show. Once the WAL is moved, there may be room for more.
+                while time.monotonic() - begin < rounds(1, 4):
+                    time.sleep(0.3)
+                    if set(batches.send(5)) != {503}:
+                        answers += fill_with_callbacks(batches)
+                        refilled += 1
+                    fault.ask()
+                    assert_blocking_is_answered_at_once(victim)
+                assert refilled <= 2
+                fault.assert_says_why()
         assert_full_log_is_not_flooded(victim, victim_begin, count)
-        assert victim.stop() == 0
-    found = assert_exact(disk.data, batches.sent)
-    assert found.answered_ok == len(batches)
+        found = fault.end()
     report(
         5,
         "callbacks fill the disk, later it is larger",
         f"{count} times, {found.answered_ok} callbacks answered OK in the end, every read answered meanwhile, blocking"
-        f" callbacks at once; taken again within {slowest_s:.1f} s without a restart",
+        f" callbacks at once; taken again within {fault.slowest_s:.1f} s without a restart",
         str(found.lost),
         f"{answers[503]}, none of them stored; sent again each is there once",
     )
@@ -153,35 +136,28 @@ def test_sqlite_itself_meets_the_full_disk_and_still_no_part_of_a_batch_is_store
     (folder / "sitecustomize.py").write_text(_NO_RESERVE)
     count = rounds(1, 10)
     answers: Counter[int | None] = Counter()
-    reads: Counter[int] = Counter()
-    slowest_s = 0.0
     with Victim(disk.data, env={"PYTHONPATH": str(folder)}) as victim, no_traceback(victim):
         begin = time.monotonic()
-        batches = Batches(victim)
-        assert set(batches.send(100)) == {200}
+        fault = DiskFault(victim, "full")
         for number in range(count):
-            assert set(reads_of_rooms(victim, batches)) == {200}
-            disk.fill(but_megabytes=number % 2 * 6)
-            answers += fill_with_callbacks(batches)
-            reads += reads_of_rooms(victim, batches)  # right, or 503 when they could not be brought up to now
-            assert "full" in victim.logs()
-            assert_blocking_is_answered_at_once(victim)
-            found = kept(disk.data, batches.sent)
-            assert (found.lost, found.twice, found.unknown) == (0, 0, 0), "a part of a refused batch was stored"
-            disk.make_room()
-            slowest_s = max(slowest_s, wait_until_ready(victim, batches))
-            disk.enlarge(24)
-            assert set(batches.redeliver()) == {200}
-            assert set(reads_of_rooms(victim, batches)) == {200}
+            with fault.broken(
+                lambda number=number: disk.fill(but_megabytes=number % 2 * 6),  # type: ignore[misc]
+                disk.make_room,
+                before_redelivery=lambda: disk.enlarge(24),
+            ):
+                answers += fill_with_callbacks(fault.batches)
+                fault.ask(may_be_unavailable=True)  # where they could not be brought up to now
+                assert "full" in victim.logs()
+                assert_blocking_is_answered_at_once(victim)
         assert "reserved" not in victim.logs()
         assert_full_log_is_not_flooded(victim, begin, count)
-        assert victim.stop() == 0
-    found = assert_exact(disk.data, batches.sent)
+        found = fault.end()
     report(
         5,
         "SQLite itself meets the full disk (without the reserve)",
-        f"{count} times, {found.answered_ok} callbacks answered OK in the end; of {reads.total()} reads meanwhile"
-        f" {reads[200]} right and {reads[503]} answered 503; taken again within {slowest_s:.1f} s",
+        f"{count} times, {found.answered_ok} callbacks answered OK in the end; of {fault.reads.total()} reads"
+        f" meanwhile {fault.reads[200]} right and {fault.reads[503]} answered 503; taken again within"
+        f" {fault.slowest_s:.1f} s",
         str(found.lost),
         f"{answers[503]}, none of them stored; sent again each is there once",
     )
@@ -189,39 +165,23 @@ def test_sqlite_itself_meets_the_full_disk_and_still_no_part_of_a_batch_is_store
 
 def test_somebody_else_fills_the_disk_under_load(disk: Disk) -> None:
     count = rounds(1, 10)
-    refused = 0
-    reads: Counter[int] = Counter()
-    slowest_s = 0.0
     with Victim(disk.data) as victim, no_traceback(victim):
-        batches = Batches(victim)
+        fault = DiskFault(victim, "full")
         for number in range(count):
-            assert set(batches.send(100)) == {200}
-            caught_up = number % 2 == 0
-            if caught_up:
-                assert set(reads_of_rooms(victim, batches)) == {200}
-            disk.fill()
-            answers = batches.send(100)
-            assert set(answers) == {503}
-            refused += len(answers)
-            assert_says_that_it_is_full(victim)
-            assert_blocking_is_answered_at_once(victim)
-            found = reads_of_rooms(victim, batches)
-            # Where the read models had no time to get to the log's end, and have no room now, 503 is the answer.
-            assert set(found) == {200} or not caught_up
-            reads += found
-            disk.make_room()
-            slowest_s = max(slowest_s, wait_until_ready(victim, batches))
-            assert set(batches.redeliver()) == {200}
-        assert victim.stop() == 0
-    stored = assert_exact(disk.data, batches.sent)
-    assert stored.answered_ok == len(batches)
+            projected = number % 2 == 0
+            with fault.broken(disk.fill, disk.make_room, projected=projected):
+                fault.assert_refuses()
+                # Where the read models had no time to get to the log's end, and have no room now, 503 is the answer.
+                fault.ask(may_be_unavailable=not projected)
+        stored = fault.end()
     report(
         5,
         "somebody else fills the disk to the last byte",
-        f"{count} times, {stored.answered_ok} callbacks answered OK in the end; of {reads.total()} reads meanwhile"
-        f" {reads[200]} right and {reads[503]} answered 503; taken again within {slowest_s:.1f} s",
+        f"{count} times, {stored.answered_ok} callbacks answered OK in the end; of {fault.reads.total()} reads"
+        f" meanwhile {fault.reads[200]} right and {fault.reads[503]} answered 503; taken again within"
+        f" {fault.slowest_s:.1f} s",
         str(stored.lost),
-        f"{refused}, every one that came while it was full",
+        f"{fault.refused}, every one that came while it was full",
     )
 
 

@@ -12,19 +12,14 @@ from conftest import APP_ID
 from faults.batches import (
     Batches,
     LoopDisk,
-    assert_blocking_is_answered_at_once,
     ends_with_a_sentence,
-    events_of,
-    metric,
     need,
-    readiness,
-    reads_of_rooms,
     run_tool,
     skipping_where_it_cannot_be,
     unmount,
-    wait_until_ready,
 )
-from faults.lib import Victim, assert_exact, kept, no_traceback, report, rounds
+from faults.disk_fault import DiskFault
+from faults.lib import Victim, no_traceback, report, rounds
 
 _OTHER_APP_ID = "1400000002"
 
@@ -145,82 +140,50 @@ def disk(tmp_path: Path) -> Iterator[LoopDisk]:
             unmount(tmp_path / "disk")
 
 
-def assert_refuses_and_reads_on(victim: Victim, batches: Batches, *words: str) -> int:
-    """Every callback gets 503, readiness and the metric say why, reads are right; how many were refused."""
-    answers = batches.send(50)
-    assert set(answers) == {503}
-    status, failure = readiness(victim)
-    assert status == 503
-    assert any(word in failure for word in words), failure
-    assert metric(victim, "roomlapse_log_writable") == 0
-    assert_blocking_is_answered_at_once(victim)
-    assert set(reads_of_rooms(victim, batches)) == {200}
-    assert kept(victim.data, batches.sent).unknown == 0
-    return len(answers)
-
-
-def wait_until_read(victim: Victim, batches: Batches) -> None:
-    """Until the read models are at the log's end: what comes from then on is not to be a matter of chance."""
-    assert events_of(victim, "room-0") == (200, batches.ok_of_room(0))
+READ_ONLY = ("readonly", "I/O error", "unable to open")
 
 
 def test_a_file_system_turns_read_only_and_is_repaired_while_the_server_runs(disk: LoopDisk) -> None:
     """As ext4 does it when its device fails: it stays read-only until it is unmounted, checked and mounted again."""
-    count = rounds(1, 5)
-    refused = 0
-    slowest_s = 0.0
-    data = disk.path
-    with Victim(data) as victim, no_traceback(victim):
-        batches = Batches(victim)
-        for _ in range(count):
-            assert set(batches.send(100)) == {200}
-            wait_until_read(victim, batches)
-            disk.turn_read_only()
-            refused += assert_refuses_and_reads_on(victim, batches, "readonly", "I/O error", "unable to open")
-            disk.repair()
-            slowest_s = max(slowest_s, wait_until_ready(victim, batches))
-            assert set(batches.redeliver()) == {200}
-            wait_until_read(victim, batches)  # and not from what was read before the repair
-            assert json.loads(victim.get("/status")[1])["head"] >= len(batches)
-        assert victim.stop() == 0
-    found = assert_exact(data, batches.sent)
-    assert found.answered_ok == len(batches)
+    with Victim(disk.path) as victim, no_traceback(victim):
+        fault = DiskFault(victim, *READ_ONLY)
+        for _ in range(rounds(1, 5)):
+            with fault.broken(disk.turn_read_only, disk.repair):
+                fault.assert_refuses()
+                fault.ask()
+            assert json.loads(victim.get("/status")[1])["head"] >= len(fault.batches)
+        found = fault.end()
     report(
         6,
         "the file system turns read-only (ext4 aborts), is checked and mounted again",
-        f"{count} times, readiness red, reads go on; callbacks taken again within {slowest_s:.1f} s without a restart",
+        f"{fault.times} times, readiness red, reads go on; callbacks taken again within {fault.slowest_s:.1f} s without"
+        " a restart",
         str(found.lost),
-        f"{refused}, every one meanwhile; sent again each is there once",
+        f"{fault.refused}, every one meanwhile; sent again each is there once",
     )
 
 
 def test_files_that_may_not_be_written_any_more_and_may_again(disk: LoopDisk) -> None:
     """`chattr +i` works on files that are open, which `mount -o remount,ro` refuses to."""
     need("chattr")
-    count = rounds(2, 20)
-    refused = 0
-    slowest_s = 0.0
-    data = disk.path
-    with Victim(data) as victim, no_traceback(victim):
-        batches = Batches(victim)
-        for _ in range(count):
-            assert set(batches.send(100)) == {200}
-            wait_until_read(victim, batches)
-            files = [str(file) for file in data.glob("events.db*")]
-            run_tool("chattr", "+i", *files)
-            try:
-                refused += assert_refuses_and_reads_on(victim, batches, "readonly", "I/O error", "unable to open")
-            finally:
-                run_tool("chattr", "-i", *files)
-            slowest_s = max(slowest_s, wait_until_ready(victim, batches))
-            assert set(batches.redeliver()) == {200}
-        assert victim.stop() == 0
-    found = assert_exact(data, batches.sent)
-    assert found.answered_ok == len(batches)
+    files: list[str] = []
+
+    def forbid_writing() -> None:
+        files[:] = [str(file) for file in disk.path.glob("events.db*")]
+        run_tool("chattr", "+i", *files)
+
+    with Victim(disk.path) as victim, no_traceback(victim):
+        fault = DiskFault(victim, *READ_ONLY)
+        for _ in range(rounds(2, 20)):
+            with fault.broken(forbid_writing, lambda: run_tool("chattr", "-i", *files)):
+                fault.assert_refuses()
+                fault.ask()
+        found = fault.end()
     report(
         6,
         "the log's files may not be written for a while (chattr +i)",
-        f"{count} times, readiness red, reads go on; callbacks taken again within {slowest_s:.1f} s without a restart",
+        f"{fault.times} times, readiness red, reads go on; callbacks taken again within {fault.slowest_s:.1f} s without"
+        " a restart",
         str(found.lost),
-        f"{refused}, every one meanwhile; sent again each is there once",
+        f"{fault.refused}, every one meanwhile; sent again each is there once",
     )

@@ -29,6 +29,7 @@ from faults.batches import (
     run_tool,
     wait_until_ready,
 )
+from faults.disk_fault import DiskFault
 from faults.lib import FULL, Load, Victim, assert_exact, no_traceback, report, rounds
 
 _ANSWERED_WITHIN_S = 2.0 if FULL else 2.8  # the sender waits 2 s; a busy machine is given some more, not 3 s
@@ -107,44 +108,25 @@ def syncs(tmp_path: Path, library: Path) -> Syncs:
 def test_while_syncing_fails_whole_batches_are_refused_and_sent_again_they_are_there_once(
     tmp_path: Path, syncs: Syncs
 ) -> None:
-    count, batch = rounds(3, 30), 100
     data = tmp_path / "data"
-    slowest_s = 0.0
-    refused = 0
     begin = time.monotonic()
     with Victim(data, env=syncs.env) as victim, no_traceback(victim):
-        batches = Batches(victim, threads=32)
-        for _ in range(count):
-            assert set(batches.send(batch)) == {200}
+        fault = DiskFault(victim, "I/O error", threads=32)
+        for _ in range(rounds(3, 30)):
             hits = syncs.hits()
-            syncs.fail()
-            answers = batches.send(batch)
-            assert set(answers) == {503}, "a sync that failed was not noticed"
-            refused += len(answers)
-            assert syncs.hits() > hits, "no sync was touched: the test shows nothing"
-            assert_blocking_is_answered_at_once(victim)
-            status, failure = readiness(victim)
-            assert status == 503
-            assert "I/O error" in failure
-            assert metric(victim, "roomlapse_log_writable") == 0
-            syncs.work()
-            slowest_s = max(slowest_s, wait_until_ready(victim, batches))
-            assert metric(victim, "roomlapse_log_writable") == 1
-            assert set(batches.redeliver()) == {200}
+            with fault.broken(syncs.fail, syncs.work, may_be_stored=True):
+                fault.assert_refuses()
+                assert syncs.hits() > hits, "no sync was touched: the test shows nothing"
             assert metric(victim, "roomlapse_commit_failures_total") > 0
-        status, events = events_of(victim, "room-3")
-        assert (status, events) == (200, batches.of_room(3))
         assert_failures_are_said(victim, begin)
-        assert victim.stop() == 0
-    found = assert_exact(data, batches.sent)
-    assert found.answered_ok == len(batches)
+        found = fault.end()
     report(
         7,
         "fsync fails (EIO), then works",
-        f"{count} times, {found.answered_ok} callbacks answered OK in the end, taken again within {slowest_s:.1f} s"
-        " without a restart",
+        f"{fault.times} times, {found.answered_ok} callbacks answered OK in the end, taken again within"
+        f" {fault.slowest_s:.1f} s without a restart",
         str(found.lost),
-        f"{refused} while it failed, every one of them; sent again each is there once",
+        f"{fault.refused} while it failed, every one of them; sent again each is there once",
     )
 
 
@@ -252,39 +234,31 @@ def _commits(victim: Victim) -> tuple[float, float]:
 def test_with_syncs_that_take_longer_than_the_sender_waits_callbacks_are_refused_fast(
     tmp_path: Path, syncs: Syncs
 ) -> None:
-    data = tmp_path / "data"
-    batch = 500
-    with Victim(data, env=syncs.env) as victim, no_traceback(victim):
-        batches = Batches(victim, threads=50)
-        assert set(batches.send(batch)) == {200}
-        syncs.take(3000)
+    slowest_s = 0.0
+    blocking = refused = 0
+    failures = set()
+    with Victim(tmp_path / "data", env=syncs.env) as victim, no_traceback(victim):
+        fault = DiskFault(victim, threads=50)
         hits = syncs.hits()
-        slowest_s = 0.0
-        blocking = refused = 0
-        failures = set()
-        for _ in range(rounds(2, 30)):
-            answers = batches.send(batch)
-            assert set(answers) == {503}, "a commit of 3 s cannot be answered in time"
-            refused += len(answers)
-            slowest_s = max(slowest_s, batches.slowest_s)
-            assert_blocking_is_answered_at_once(victim)
-            blocking += 1
-            failures.add(readiness(victim)[1])
-            assert victim.get("/healthz")[0] == 200
-        assert syncs.hits() > hits
-        assert "the disk is slow" in failures
-        assert slowest_s < _ANSWERED_WITHIN_S
-        syncs.work()
-        recovered_s = wait_until_ready(victim, batches)
-        assert set(batches.redeliver()) == {200}
-        assert victim.stop() == 0
-    found = assert_exact(data, batches.sent)
-    assert found.answered_ok == len(batches)
+        with fault.broken(lambda: syncs.take(3000), syncs.work, may_be_stored=True):
+            for _ in range(rounds(2, 30)):
+                answers = fault.batches.send(500)
+                assert set(answers) == {503}, "a commit of 3 s cannot be answered in time"
+                refused += len(answers)
+                slowest_s = max(slowest_s, fault.batches.slowest_s)
+                assert_blocking_is_answered_at_once(victim)
+                blocking += 1
+                failures.add(readiness(victim)[1])
+                assert victim.get("/healthz")[0] == 200
+            assert syncs.hits() > hits
+            assert "the disk is slow" in failures
+            assert slowest_s < _ANSWERED_WITHIN_S
+        found = fault.end()
     report(
         8,
         "fsync takes 3000 ms",
         f"{refused} callbacks while it did, slowest refusal {slowest_s:.1f} s, {blocking} blocking ones between them"
-        f" answered OK at once; all taken again {recovered_s:.1f} s after it was fast, without a restart",
+        f" answered OK at once; all taken again {fault.slowest_s:.1f} s after it was fast, without a restart",
         str(found.lost),
         f"{refused}; sent again each is there once",
     )
