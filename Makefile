@@ -10,9 +10,11 @@ BROWSER_LOCK := .locks/browser.txt
 BUILD_LOCK := .locks/build.txt
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 UPGRADE ?= --upgrade
-HISTORIES ?= 1200
+PYTEST := $(BIN)/python -m pytest -q --ignore tests/browser
+ON_ALL_CORES := -n auto --dist loadfile
+HISTORIES ?= 3000
 
-.PHONY: help setup demo test test-faults test-browser deploy-tools bench check format lint types audit lock clean
+.PHONY: help setup demo test rounds test-faults test-browser deploy-tools bench check format lint types audit lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,12 +36,17 @@ setup: .venv/.dev  ## Make .venv with the program and its tools
 demo: .venv/.run  ## A sample evening, a server and a simulated sender; FOR=20 ends it after 20 s, PORT=8100 takes another port
 	PYTHONPATH="$(CURDIR)" $(BIN)/python -m app demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
 
-test: setup  ## All tests but those in a browser; HISTORIES=20000 for a long round of the properties
-	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q --ignore tests/browser
+test: setup  ## The loop of an hour's work, three minutes on two cores: all tests but the slow ones and those in a browser
+	$(PYTEST) $(ON_ALL_CORES) -m "not slow and not serial"
+	$(PYTEST) -m "serial and not slow"
+
+rounds: setup  ## What is slow: long properties (HISTORIES=20000), seeded bugs, documented commands, the faults in short
+	HISTORIES=$(HISTORIES) $(PYTEST) $(ON_ALL_CORES) -m "(slow or hypothesis) and not serial"
+	$(PYTEST) -m "slow and serial"
 
 test-faults: setup  ## The fault matrix in full (about half an hour, as root), and its table; ROWS="-k power" for some
 	rm -f tests/faults/results.jsonl
-	FAULTS=full $(BIN)/python -m pytest -q -rs tests/faults $(ROWS); status=$$?; $(BIN)/python tests/faults/table.py; exit $$status
+	FAULTS=full $(PYTEST) -rs tests/faults $(ROWS); status=$$?; $(BIN)/python tests/faults/table.py; exit $$status
 
 test-browser: setup  ## The page in a real Chromium, which is installed if it can be; pictures in tests/screenshots
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || test -n "$$CHROMIUM" || \

@@ -146,6 +146,7 @@ def properties_on_a_copy(folder: Path, bugs: list[Bug]) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUGS)
 def test_a_seeded_bug_is_caught(name: str, tmp_path: Path) -> None:
     done = properties_on_a_copy(tmp_path, BUGS[name])
@@ -154,6 +155,7 @@ def test_a_seeded_bug_is_caught(name: str, tmp_path: Path) -> None:
     assert "1 failed" in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_the_same_properties_hold_without_a_bug(tmp_path: Path) -> None:
     done = properties_on_a_copy(tmp_path, [])
     assert done.returncode == 0, done.stdout

@@ -301,6 +301,7 @@ def test_export_into_an_empty_directory_gives_the_same_everything(
     assert command(second, "verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_an_import_that_was_killed_ends_the_same_when_run_again(tmp_path: Path) -> None:
     number = 3 * COMMIT_LINES
     file, data, whole = tmp_path / "lines.jsonl", tmp_path / "killed", tmp_path / "whole"
@@ -358,6 +359,7 @@ def test_export_into_a_pipe_that_closes_ends_quietly(many: Path) -> None:
     process.wait(20)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_what_is_imported(tmp_path: Path) -> None:
     peaks = []
     program = (
@@ -719,6 +721,7 @@ def start_rebuild() -> Iterator[StartRebuild]:
             process.communicate(timeout=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_rebuild_that_is_killed_leaves_the_old_read_models(
     start_rebuild: StartRebuild, many: Path, copied_many: Path, jobs: str
@@ -774,6 +777,7 @@ def stop_between_transactions(process: subprocess.Popen[bytes], path: Path) -> N
     wait_until(stopped, "the end of a transaction")
 
 
+@pytest.mark.slow
 def test_a_server_takes_callbacks_and_reads_are_whole_while_it_rebuilds(
     start_server: StartServer, start_rebuild: StartRebuild, copied_many: Path
 ) -> None:

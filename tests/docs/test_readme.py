@@ -42,6 +42,7 @@ def trimmed(text: str) -> str:
     return "".join(line.rstrip() + "\n" for line in text.splitlines())
 
 
+@pytest.mark.slow
 def test_the_commands_print_what_the_readme_shows(tmp_path: Path, start_server: StartServer) -> None:
     (tmp_path / "data").mkdir()
     shutil.copy(ROOT / "data" / "sample-callbacks.jsonl", tmp_path / "data")
@@ -101,6 +102,7 @@ def test_the_variables_and_make_targets_of_the_readme_exist() -> None:
     assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
 
 
+@pytest.mark.slow
 def test_the_projection_of_the_readme_works_as_it_says(tmp_path: Path) -> None:
     module, test = _PYTHON.findall(README.read_text())
     for name in ("app", "projections", "tests", "data"):

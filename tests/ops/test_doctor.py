@@ -561,6 +561,7 @@ def test_a_library_that_is_not_sound_is_a_warning_and_the_sound_one_is_none(faul
     assert Diagnosed(data).state("SQLite") == ("ok" if sqlite.LIBRARY_IS_SOUND else "warning")
 
 
+@pytest.mark.slow
 def test_with_it_the_server_says_so_one_process_writes_and_all_may_read(
     faulty: dict[str, str], data: Path, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def test_something_called_app_in_the_servers_folder_is_not_taken_for_it(
     assert server.get("/rooms/r")["events"] == 1
 
 
+@pytest.mark.slow
 def test_a_log_that_cannot_be_read_is_told_by_whoever_is_asked_and_callbacks_are_taken(
     start_server: StartServer,
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_log_that_cannot_be_read_is_told_by_whoever_is_asked_and_callbacks_are
     assert b"position 1" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_projector_that_says_nothing_is_told_of_by_readiness_metrics_and_doctor(start_server: StartServer) -> None:
     server = start_server()
     assert server.post(body_of("r", T0)).status_code == 200
@@ -146,6 +148,7 @@ def test_a_projector_that_says_nothing_is_told_of_by_readiness_metrics_and_docto
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before it starts", "while it runs"])
 def test_what_stands_in_the_place_of_the_read_models_and_is_no_database_is_moved_aside(
     start_server: StartServer, when: str
