@@ -19,6 +19,39 @@ MIN_TOKEN = 8
 """Characters; the sender's tokens are the console's to choose, so that shorter ones of them are only warned of."""
 
 
+class Variable(msgspec.Struct, frozen=True):
+    """A variable of the environment, as the reference of the settings shows it."""
+
+    means: str
+    default: str = ""
+    """What holds where it is not set."""
+
+
+VARIABLES: dict[str, Variable] = {
+    "ROOMLAPSE_SDK_APP_ID": Variable("the SDKAppID of the application whose callbacks are taken"),
+    "ROOMLAPSE_DATA": Variable("the data directory", f"`{DEFAULT_DATA}`"),
+    "ROOMLAPSE_HOST": Variable("the address that `serve` listens on", DEFAULT_HOST),
+    "ROOMLAPSE_PORT": Variable("its port", str(DEFAULT_PORT)),
+    "ROOMLAPSE_CALLBACK_TOKENS": Variable("tokens that may sign callbacks, comma-separated", "unsigned ones are taken"),
+    "ROOMLAPSE_CALLBACK_TOKENS_FILE": Variable("a file that holds them instead, comma-separated or one a line"),
+    "ROOMLAPSE_API_TOKEN": Variable("the bearer token of the queries, at least 8 characters", "queries are open"),
+    "ROOMLAPSE_API_TOKEN_FILE": Variable("a file that holds it instead"),
+    "ROOMLAPSE_ADMIN_TOKEN": Variable(
+        "the bearer token of raw bodies, quarantine and metrics, at least 8 characters", "the API token opens them"
+    ),
+    "ROOMLAPSE_ADMIN_TOKEN_FILE": Variable("a file that holds it instead"),
+    "ROOMLAPSE_ALLOWED_HOSTS": Variable(
+        "names by which queries may call the server, comma-separated, without ports; needed behind a proxy without an"
+        " API token",
+        "`localhost` and addresses, or any name where an API token is asked for",
+    ),
+    "ROOMLAPSE_RATE_LIMIT": Variable(
+        "queries a second of one address; 0: no limit", f"{DEFAULT_RATE_LIMIT_PER_S:g}, for other machines alone"
+    ),
+}
+"""Every variable that is read, for the reference; a test holds it against the code."""
+
+
 class BadSettings(ValueError):
     """The settings do not work together; the message says what to do."""
 
