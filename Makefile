@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -q --ignore tests/browser
 ON_ALL_CORES := -n auto --dist loadfile
 HISTORIES ?= 3000
 
-.PHONY: help setup demo test rounds test-faults test-browser deploy-tools bench check format lint types audit lock clean
+.PHONY: help setup demo test rounds test-faults test-browser deploy-tools bench docs check format lint types audit lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,8 @@ rounds: setup  ## What is slow: long properties (HISTORIES=20000), seeded bugs, 
 
 test-faults: setup  ## The fault matrix in full (about half an hour, as root), and its table; ROWS="-k power" for some
 	rm -f tests/faults/results.jsonl
-	FAULTS=full $(PYTEST) -rs tests/faults $(ROWS); status=$$?; $(BIN)/python tests/faults/table.py; exit $$status
+	FAULTS=full $(PYTEST) -rs tests/faults $(ROWS); status=$$?; \
+		$(BIN)/python tests/faults/table.py $(if $(ROWS),,$$([ $$status = 0 ] && echo --write)); exit $$status
 
 test-browser: setup  ## The page in a real Chromium, which is installed if it can be; pictures in tests/screenshots
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || test -n "$$CHROMIUM" || \
@@ -65,6 +66,9 @@ deploy-tools:  ## Install what tests/deploy checks deploy/ with: nginx, Caddy, p
 bench: setup  ## Every goal of speed and size beside its peers; ROWS=cpu,storage for some, SCALE=0.1 for a trial
 	$(PIP) --require-hashes -r $(BENCH_LOCK)
 	$(BIN)/python tests/benchmarks/run.py $(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE))
+
+docs: setup  ## Write the parts of the documentation that the program writes, and what documented commands print
+	WRITE_DOCS=1 $(PYTEST) tests/docs
 
 check: setup format lint types audit test  ## The one gate: format, lint, types, known vulnerabilities, tests
 

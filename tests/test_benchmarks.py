@@ -77,3 +77,23 @@ def test_goals_and_numbers_read_well() -> None:
     assert [number(value) for value in (0, 0.0123, 0.6, 1.7, 12.34, 123.4, 1234567.8)] == [
         "0", "0.0123", "0.600", "1.70", "12.3", "123", "1,234,568",
     ]  # fmt: skip
+
+
+def test_the_document_of_speed_shows_each_line_and_the_machine() -> None:
+    machine = {
+        "cpu": "CPU",
+        "cores": 2,
+        "memory_gb": 8,
+        "python": "3.11",
+        "sqlite": "3.53",
+        "kernel": "6",
+        "filesystem": "ext4",
+    }
+    results = run.Results("", 1.0, 5, machine | {"fsync_ms": {"p50": 0.2, "p99": 0.4}})
+    results.lines = [Line("a", 1.0, "1.0x", "<= 2x", True, {}), Line("b", 3.0, "3.0x", "<= 2x", False, {})]
+    written = run.as_markdown(results)
+    assert "| a | 1.0x | <= 2x | met |\n| b | 3.0x | <= 2x | missed |" in written
+    assert (
+        "CPU, 2 cores, 8 GB; Python 3.11, SQLite 3.53, Linux 6, ext4; fsync of 4 KiB: median 0.2 ms, p99 0.4 ms"
+        in written
+    )

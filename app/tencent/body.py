@@ -1,7 +1,7 @@
 """The sender's side of the wire: the only file that speaks Tencent Cloud Live.
 
 Facts come from the vendor's pages "Webhook After Room Update" and "Webhooks Overview"; what they leave open
-is settled in the README under "Decisions".
+is settled in docs/explanation/decisions.
 """
 
 import hashlib

@@ -1,4 +1,6 @@
-"""The benchmark: every goal a row, all in one run, side by side with the peers. Prints a table and writes JSON.
+"""The benchmark: every goal a row, all in one run, side by side with the peers.
+
+Prints a table and writes JSON; a whole run at full scale also writes docs/speed.md.
 
 `make bench`, or for a trial `make bench ROWS=cpu,storage SCALE=0.1`. Nothing here is asserted by a test.
 """
@@ -15,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a file, it does not know of its package
 
 import msgspec
+from docs.files import ROOT, with_block
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +26,7 @@ from benchmarks import reads, rebuild, receiver, storage
 from benchmarks.lib import ROUNDS, Bench, Line, describe_machine, say, working_folder
 
 RESULTS = Path(__file__).parent / "results.json"
+DOCUMENT = ROOT / "docs" / "speed.md"
 ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "cpu": receiver.cpu,
     "throughput": receiver.throughput,
@@ -69,6 +73,8 @@ def main() -> int:
     results.seconds["all"] = round(time.monotonic() - begin, 1)
     args.json.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     _print(results)
+    if args.scale == 1 and args.rows == list(ROWS) and not results.failed:  # a trial is no news
+        DOCUMENT.write_text(with_block(DOCUMENT.read_text(), "speed", as_markdown(results)))
     say(f"{results.seconds['all']:.0f} s; written to {args.json}")
     return 1 if results.failed else 0
 
@@ -113,18 +119,31 @@ def _scale(text: str) -> float:
     return scale
 
 
-def _print(results: Results) -> None:
+def as_markdown(results: Results) -> str:
+    """The machine and the table, for docs/speed.md."""
+    lines = [f"Medians of {results.rounds} rounds unless said. {_machine(results)}.", ""]
+    lines += ["| what | measured | goal | |", "|---|---|---|---|"]
+    lines += [
+        f"| {line.what} | {line.measured} | {line.goal} | {'met' if line.met else 'missed'} |" for line in results.lines
+    ]
+    return "\n".join(lines)
+
+
+def _machine(results: Results) -> str:
     machine = results.machine
     fsync = machine["fsync_ms"]
-    title = f"Roomlapse, medians of {results.rounds} rounds unless said"
-    if results.scale != 1:
-        title = f"A TRIAL at scale {results.scale:g}: its numbers are not those of the goals. {title}"
-    caption = (
+    return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB; Python {machine['python']},"
         f" SQLite {machine['sqlite']}, Linux {machine['kernel']}, {machine['filesystem']};"
         f" fsync of 4 KiB: median {fsync['p50']} ms, p99 {fsync['p99']} ms"
     )
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", show_lines=True)
+
+
+def _print(results: Results) -> None:
+    title = f"Roomlapse, medians of {results.rounds} rounds unless said"
+    if results.scale != 1:
+        title = f"A TRIAL at scale {results.scale:g}: its numbers are not those of the goals. {title}"
+    table = Table(title=title, caption=_machine(results), title_justify="left", caption_justify="left", show_lines=True)
     for column in ("what", "measured", "goal", ""):
         table.add_column(column, no_wrap=column in ("goal", ""))
     for line in results.lines:

@@ -1,7 +1,7 @@
 """What the fault tests share: servers that may die, a load that remembers each answer, and what has to hold afterwards.
 
 A row of the table is run in short by `make rounds` and in full by `make test-faults`; each test says with `report` what
-it has seen, and `python tests/faults/table.py` makes a table of it.
+it has seen, and `tests/faults/table.py` makes the table of docs/faults.md of it.
 """
 
 import http.client

@@ -35,7 +35,7 @@ from faults.lib import (
 _CHECKPOINT_BYTES = 1000 * 4096
 """The log's WAL is moved into the database and begun anew once it has a thousand pages, if no reader is in the way."""
 _WAL_BYTES = 8192 * 4096
-"""As long it gets, says the README, where readers do not hold it up for good."""
+"""How large it gets where no reader holds it up (docs/explanation/decisions/wal-behind-the-answers.md)."""
 _COMMIT_BYTES = 2 * 2**20
 """More than a commit of this load takes."""
 

@@ -42,7 +42,7 @@ class MembersRow(msgspec.Struct, frozen=True):
 
 
 def members(version: int = 1, fail_on: str = "", fail_rows: bool = False) -> Projection:
-    """A projection as a reader of the README might write it, which fails when told to."""
+    """A projection as a reader of the guide might write it, which fails when told to."""
 
     def apply(state: Members, event: Event) -> Members:
         text = (event.room_info or {}).get("MaxMemberCount")

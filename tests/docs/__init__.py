@@ -1,0 +1,1 @@
+"""The tests of what is written about Roomlapse, and what fills the parts that the program writes."""
