@@ -56,8 +56,8 @@ test-browser: setup  ## The page in a real Chromium, which is installed if it ca
 	$(PIP) --require-hashes -r $(BROWSER_LOCK)
 	$(BIN)/python -m pytest -q -rP tests/browser
 
-deploy-tools:  ## Install what tests/deploy checks deploy/ with: nginx, Caddy, promtool, systemd-analyze, openssl (as root)
-	@set -e; missing=; for tool in nginx:nginx caddy:caddy promtool:prometheus systemd-analyze:systemd openssl:openssl; do \
+deploy-tools:  ## Install what tests/deploy checks deploy/ with: nginx, Caddy, Prometheus, systemd, strace, openssl (as root)
+	@set -e; missing=; for tool in nginx:nginx caddy:caddy promtool:prometheus systemd-analyze:systemd strace:strace openssl:openssl; do \
 		PATH="$$PATH:/usr/sbin" command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
 	test -z "$$missing" || { apt-get update -qq; for package in $$missing; do \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$package >/dev/null || \
