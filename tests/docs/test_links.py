@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from app.infra.metrics import OUTCOMES
 from docs.files import FILES, ROOT, name_of, without_code
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -52,6 +53,17 @@ def test_every_file_of_the_docs_can_be_reached_from_the_readme() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= MAX_README_BYTES
+
+
+def test_the_runbook_has_a_section_for_each_alert_and_each_outcome() -> None:
+    runbook = ROOT / "docs" / "how-to" / "runbook.md"
+    alerts = re.findall(r"- alert: (\w+)", (ROOT / "deploy" / "prometheus-alerts.yml").read_text())
+    sections = re.findall(r"^## (Roomlapse\w+)$", runbook.read_text(), re.MULTILINE)
+    assert sections == alerts
+    outcomes = {outcome for outcome in OUTCOMES if f"| `{outcome}` |" in runbook.read_text()}
+    assert outcomes == {"unsigned", "forbidden", "quarantined", "too_large", "too_many"}
+    explained = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "reference" / "metrics.md").read_text(), re.MULTILINE)
+    assert [name for name in explained if not name.startswith("roomlapse_")] == [*OUTCOMES]
 
 
 @pytest.mark.parametrize("path", [path for path in DECISIONS if path.name != "README.md"], ids=name_of)

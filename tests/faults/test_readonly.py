@@ -73,7 +73,9 @@ def test_a_data_directory_that_cannot_be_used_is_named_in_a_sentence(
     spoil(copy)
     for command in ("serve", "status", "verify"):
         assert_says(copy, *words, command=command)
-    report(6, f"the data directory is unusable: {spoil.__name__.replace('_', ' ')}", "a sentence, exit code 1", "0", "-")
+    report(
+        6, f"the data directory is unusable: {spoil.__name__.replace('_', ' ')}", "a sentence, exit code 1", "0", "-"
+    )
 
 
 def test_a_file_in_its_place_is_wrong_usage(tmp_path: Path) -> None:
