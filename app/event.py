@@ -5,43 +5,19 @@ Pure, and imports nothing of ours: projections see the world through this file a
 
 import hashlib
 import json
-import math
-import re
 from typing import Any
 
 import msgspec
 
-MAX_NESTING = 64
-_SAFE_DIGITS = 308  # whatever is shorter is within a double's range; also bounds the cost of reading a number
-
 Key = tuple[int, str]
 """A place in a room's event order: (event_time_ms, event_id). Total, and the same whatever the order of arrival."""
 BEFORE_ALL: Key = (-(2**63), "")
+MAX_TIME_MS = 2**63 - 1
+MAX_POSITION = 2**63 - 1
 
-# A string, or the rest of the text if it has no end (possessive, so that no text is read twice), or a bracket.
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
-
-
-_LONG_NUMBER = re.compile(rb"[0-9]{309}")
 _encode_canonical = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False
 ).encode
-
-
-class _HasFloat(Exception):
-    """A float: `json` writes some of them in another way than msgspec."""
-
-
-def _refuse_float(_: str) -> Any:
-    raise _HasFloat
-
-
-_plain_decoder = msgspec.json.Decoder(float_hook=_refuse_float)
-_plain_encoder = msgspec.json.Encoder(order="sorted")
-
-
-class BadJSON(ValueError):
-    """The bytes are not JSON that we can keep the meaning of; the message says why."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -88,6 +64,35 @@ class History(msgspec.Struct, frozen=True):
             last_ms, last_id = event_time_ms, event.event_id
 
 
+class Cut(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events count for an answer (contract, law 8): what had happened by `as_of_ms`, of what was known by then.
+
+    Whoever is asked builds it from the times in the question; None: no bound. `upto` is the position in the log that
+    `known_at_ms` and the read models' checkpoints come to, set by the reader of the log.
+    """
+
+    as_of_ms: int | None = None
+    known_at_ms: int | None = None
+    upto: int = MAX_POSITION
+
+    @property
+    def latest_ms(self) -> int:
+        """The last event time that counts."""
+        return MAX_TIME_MS if self.as_of_ms is None else self.as_of_ms
+
+    def holds_all_upto(self, position: int) -> bool:
+        """Whether every event up to a position counts."""
+        return self.as_of_ms is None and self.upto >= position
+
+    def until(self, time_ms: int) -> "Cut":
+        """The same cut, at an earlier time if that is earlier."""
+        return msgspec.structs.replace(self, as_of_ms=min(time_ms, self.latest_ms))
+
+    def upto_position(self, position: int) -> "Cut":
+        """The same cut, of the log up to a position if that is earlier."""
+        return msgspec.structs.replace(self, upto=min(position, self.upto))
+
+
 def canonical_json(value: Any) -> str:
     """Write a JSON value with keys sorted and no white space; equal texts mean equal values (contract, law 6)."""
     return _encode_canonical(value)
@@ -96,98 +101,3 @@ def canonical_json(value: Any) -> str:
 def event_id_of(canonical: str) -> str:
     """Hash a body's canonical JSON text into its event_id (contract, law 1)."""
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def parse_json(body: bytes) -> tuple[Any, str]:
-    """Parse a body strictly; return its value and its canonical JSON text.
-
-    Refused with BadJSON, because two readers would not agree on what they mean: bytes that are not UTF-8,
-    a byte order mark, repeated keys, lone surrogates, NaN and infinities, numbers beyond a double's range,
-    nesting deeper than 64, anything after the value.
-    """
-    return _parse_plain(body) or _parse_any(body)
-
-
-def _parse_plain(body: bytes) -> tuple[Any, str] | None:
-    """Parse a body that is as plain as nearly all are; None if it is not, or is wrong. Five times as fast.
-
-    Plain: no escapes, no floats, no number of hundreds of digits, hardly any nesting. For these msgspec writes the
-    same canonical text as `json`, and without escapes an object that names a key twice loses quotes on the way.
-    """
-    if b"\\" in body or body.count(b"[") + body.count(b"{") > MAX_NESTING:
-        return None
-    if len(body) > _SAFE_DIGITS and _LONG_NUMBER.search(body):
-        return None
-    try:
-        value = _plain_decoder.decode(body)
-        canonical = _plain_encoder.encode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, _HasFloat):
-        return None
-    if canonical.count(b'"') != body.count(b'"'):
-        return None
-    return value, canonical.decode()
-
-
-def _parse_any(body: bytes) -> tuple[Any, str]:
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise BadJSON(f"not UTF-8: byte {error.start} is {body[error.start]:#04x}") from None
-    if _nesting(text) > MAX_NESTING:
-        raise BadJSON(f"nested deeper than {MAX_NESTING}")
-    try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_object_of,
-            parse_constant=_refuse_constant,
-            parse_float=_finite_float,
-            parse_int=_bounded_integer,
-        )
-        canonical = canonical_json(value)
-        canonical.encode()
-    except json.JSONDecodeError as error:
-        raise BadJSON(f"not JSON: {error.msg} at character {error.pos}") from None
-    except UnicodeEncodeError:
-        raise BadJSON("a string holds a lone surrogate") from None
-    return value, canonical
-
-
-def _nesting(text: str) -> int:
-    if text.count("[") + text.count("{") <= MAX_NESTING:
-        return 0  # cannot be deeper than it has brackets
-    depth = deepest = 0
-    for match in _STRING_OR_BRACKET.finditer(text):
-        if match[0] in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif match[0] in "]}":
-            depth -= 1
-    return deepest
-
-
-def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise BadJSON(f"key {key[:64]!r} is repeated in one object")
-            seen.add(key)
-    return value
-
-
-def _refuse_constant(name: str) -> Any:
-    raise BadJSON(f"{name} is not JSON")
-
-
-def _finite_float(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise BadJSON("a number is out of range")
-    return value
-
-
-def _bounded_integer(digits: str) -> int:
-    if len(digits) > _SAFE_DIGITS and not math.isfinite(float(digits)):
-        raise BadJSON("a number is out of range")
-    return int(digits)

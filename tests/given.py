@@ -9,10 +9,12 @@ import msgspec
 
 from app.event import Event, History
 from app.infra import sqlite
-from app.log.store import Arrival, EventStore
+from app.log import schema
+from app.log.records import Arrival
+from app.log.store import EventStore
 from app.projector import catch_up as replay
 from app.projector.fold import fold, start
-from app.projector.read_models import ReadModels
+from app.projector.read_models import ReadModels, connect_read_models
 from app.tencent.body import Callback
 from projections import ALL
 
@@ -110,8 +112,8 @@ def _batches(given: list[Given], size: int) -> list[list[Given]]:
 
 def _delivered(name: str, batches: list[list[Given]]) -> list[dict[str, Any]]:
     """The rows on disk after the batches arrived and were read, one after the other; the same after a rebuild."""
-    log = EventStore(sqlite.open_log(sqlite.MEMORY))
-    models = ReadModels(sqlite.open_read_models(sqlite.MEMORY), {name: ALL[name]})
+    log = EventStore(schema.open_log(sqlite.MEMORY))
+    models = ReadModels(connect_read_models(sqlite.MEMORY), {name: ALL[name]})
     try:
         models.create()
         for batch in batches:

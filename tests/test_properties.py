@@ -20,11 +20,14 @@ from oracle import Oracle
 import app.projector.fold
 import app.projector.read_models
 from app.infra import sqlite
-from app.log.store import Arrival, EventStore
+from app.infra.errors import NotFound
+from app.log import schema
+from app.log.records import Arrival
+from app.log.store import EventStore
 from app.ops.verify import verify
 from app.projector.catch_up import catch_up, rebuild
-from app.projector.read_models import ReadModels
-from app.queries.rooms import NotFound, Queries
+from app.projector.read_models import ReadModels, connect_read_models
+from app.queries.rooms import Queries
 from app.tencent.body import decode
 from projections import ALL
 
@@ -85,8 +88,8 @@ class World:
     """A log and its read models in memory, with the oracle beside them."""
 
     def __init__(self) -> None:
-        self.log = EventStore(sqlite.open_log(sqlite.MEMORY))
-        self.models = ReadModels(sqlite.open_read_models(sqlite.MEMORY), ALL)
+        self.log = EventStore(schema.open_log(sqlite.MEMORY))
+        self.models = ReadModels(connect_read_models(sqlite.MEMORY), ALL)
         self.models.create()
         self.others = ReadModels(self.models.conn, ALL)
         self.queries = Queries(self.log, self.models)
@@ -275,8 +278,8 @@ def test_a_crash_between_any_two_statements_then_catching_up_equals_a_rebuild(
         arrivals = [Arrival(decode(it.body, FOREVER_MS), T0 + n) for n, it in enumerate(history)]
         half = len(arrivals) // 2
 
-        log = EventStore(sqlite.open_log(log_path))
-        models = ReadModels(sqlite.open_read_models(models_path), ALL)
+        log = EventStore(schema.open_log(log_path))
+        models = ReadModels(connect_read_models(models_path), ALL)
         models.create()
         log.append(arrivals[:half])
         catch_up(log, models, batch)
@@ -298,8 +301,8 @@ def test_a_crash_between_any_two_statements_then_catching_up_equals_a_rebuild(
         log.close()
         models.close()
 
-        log = EventStore(sqlite.open_log(log_path))
-        models = ReadModels(sqlite.open_read_models(models_path), ALL)
+        log = EventStore(schema.open_log(log_path))
+        models = ReadModels(connect_read_models(models_path), ALL)
         models.create()
         whole = {arrival.callback.event_id for arrival in arrivals}
         if died and work == "append":

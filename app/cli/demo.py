@@ -10,8 +10,10 @@ import msgspec
 
 from app.infra.data_dir import DataDir
 from app.infra.settings import Settings
+from app.log.files import create_log, open_log
 from app.ops.import_export import RejectedLine, import_lines, read_lines
 from app.ops.simulator import Callbacks, Sender
+from app.projector.upkeep import bring_up, open_read_models
 from app.server.node import Service, now_ms
 from app.server.running import Running
 
@@ -64,13 +66,13 @@ def load_sample(data: Path) -> int:
         raise AssertionError(f"{SAMPLE}, line {rejected.line}: {rejected.reason}")
 
     data_dir = DataDir(data)
-    data_dir.create(SDK_APP_ID)
-    log, models = data_dir.open_log(), data_dir.open_read_models()
+    create_log(data_dir, SDK_APP_ID)
+    log, models = open_log(data_dir), open_read_models(data_dir)
     try:
         with SAMPLE.open("rb") as file:
             lines = list(read_lines(file))
         accepted = import_lines(log, _shifted(lines, now_ms() - _ENDED_AGO_MS), now_ms, refuse).accepted
-        data_dir.bring_up(log, models)
+        bring_up(data_dir, log, models)
     finally:
         models.close()
         log.close()

@@ -20,7 +20,21 @@ import rich_click as click
 from app.cli import tables
 from app.cli.demo import run_demo
 from app.infra import sqlite
-from app.infra.data_dir import LOG_FILE, DataDir, OtherWriter, RebuildRunning, WrongOwner
+from app.infra.data_dir import LOG_FILE, DataDir
+from app.infra.errors import (
+    BadBackup,
+    BadQuestion,
+    BadSettings,
+    BadTime,
+    NewerSchema,
+    NoData,
+    NotFound,
+    OtherWriter,
+    ProjectionFailed,
+    RebuildRunning,
+    Unavailable,
+    WrongOwner,
+)
 from app.infra.json_logs import set_up_logging
 from app.infra.memory import settle_memory
 from app.infra.progress import show_progress
@@ -30,15 +44,15 @@ from app.infra.settings import (
     DEFAULT_PORT,
     FORMER_DATA,
     MIN_TOKEN,
-    BadSettings,
     Settings,
     default_data,
     read_allowed_hosts,
     read_rate_limit,
     read_secrets,
 )
-from app.infra.times import BadTime, parse_time
-from app.ops.backup import BadBackup, back_up
+from app.infra.times import parse_time
+from app.log.files import check_log, create_log, open_log, open_log_reader
+from app.ops.backup import back_up
 from app.ops.doctor import diagnose
 from app.ops.import_export import (
     IMPORT_CACHE_KIB,
@@ -52,8 +66,9 @@ from app.ops.import_export import (
 from app.ops.simulator import Callbacks, Sender
 from app.ops.verify import verify_data
 from app.projector.catch_up import MAPPED_BYTES, rebuild
-from app.projector.fold import ProjectionFailed
+from app.projector.upkeep import bring_up, create_read_models, open_read_models
 from app.queries import rooms as queries
+from app.queries.reader import open_queries
 from app.queries.rooms import Queries
 from app.server.node import Service, now_ms
 from app.server.running import Running, warn_of_library
@@ -139,19 +154,19 @@ def _reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (BadSettings, queries.BadQuestion) as error:
+        except (BadSettings, BadQuestion) as error:
             raise click.UsageError(str(error)) from None
         except (
             BadBackup,
             BrokenProcessPool,
             *sqlite.UNREADABLE,
-            sqlite.NewerSchema,
-            sqlite.NoData,
+            NewerSchema,
+            NoData,
             OSError,
             OtherWriter,
             ProjectionFailed,
-            queries.NotFound,
-            queries.Unavailable,
+            NotFound,
+            Unavailable,
             RebuildRunning,
             WrongOwner,
         ) as error:
@@ -166,9 +181,9 @@ def _reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 def _reading(data: Path) -> Iterator[Queries]:
     """Open a data directory for reading, after bringing its read models up to the log's end."""
     data_dir = DataDir(data)
-    data_dir.check(_env_app_id())
+    check_log(data_dir, _env_app_id())
     _bring_up(data_dir)
-    reader = data_dir.open_checked_queries()
+    reader = open_queries(data_dir)
     try:
         yield reader
     finally:
@@ -176,10 +191,10 @@ def _reading(data: Path) -> Iterator[Queries]:
 
 
 def _bring_up(data_dir: DataDir) -> None:
-    log, models = data_dir.open_log_reader(MAPPED_BYTES), data_dir.open_read_models()
+    log, models = open_log_reader(data_dir, MAPPED_BYTES), open_read_models(data_dir)
     try:
         with show_progress("catching up") as progress:
-            data_dir.bring_up(log, models, progress, jobs=min(2, os.cpu_count() or 1))
+            bring_up(data_dir, log, models, progress, jobs=min(2, os.cpu_count() or 1))
     finally:
         models.close()
         log.close()
@@ -244,8 +259,8 @@ def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> 
     if settings.secrets.api_token is None:
         _log.warning("no API token is set: whoever reaches this address can ask")
     service = Service(settings)
-    service.data_dir.create(sdk_app_id)  # what is wrong with it is said before anything listens
-    service.data_dir.create_read_models()
+    create_log(service.data_dir, sdk_app_id)  # what is wrong with it is said before anything listens
+    create_read_models(service.data_dir)
     running = Running(service)
     running.run()
     if running.failed:
@@ -426,10 +441,10 @@ def rebuild_command(jobs: int, projection: str | None, data: Path) -> None:
     Readers see the old ones until the new ones are whole; whatever ends it early leaves the old ones.
     """
     data_dir = DataDir(data)
-    data_dir.check(_env_app_id())
+    check_log(data_dir, _env_app_id())
     os.nice(_GIVES_WAY)
     with data_dir.rebuild_lock():
-        log, models = data_dir.open_log_reader(MAPPED_BYTES), data_dir.open_read_models()
+        log, models = open_log_reader(data_dir, MAPPED_BYTES), open_read_models(data_dir)
         try:
             with show_progress("rebuilding") as progress:
                 events = rebuild(log, models, [projection] if projection else None, jobs=jobs, progress=progress)
@@ -446,7 +461,7 @@ def rebuild_command(jobs: int, projection: str | None, data: Path) -> None:
 def verify(data: Path, as_json: bool) -> None:
     """Recompute ids, chain and read models; name the first difference, exit 1 if there is one."""
     data_dir = DataDir(data)
-    data_dir.check(_env_app_id())
+    check_log(data_dir, _env_app_id())
     if not data_dir.read_models_path.exists():
         _bring_up(data_dir)  # what is there is checked as it is: catching up first could mend what should be shown
     with show_progress("verifying") as progress:
@@ -483,7 +498,7 @@ def backup(file: Path, data: Path, as_json: bool) -> None:
     To restore, stop the server and copy FILE to events.db in an empty data directory; the rest is made again from it.
     """
     data_dir = DataDir(data)
-    data_dir.check(_env_app_id())
+    check_log(data_dir, _env_app_id())
     with show_progress("checking the copy") as progress:
         backed_up = back_up(data_dir, file, progress)
     if as_json:
@@ -529,7 +544,7 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
     Interrupted and run again, it ends the same.
     """
     data_dir = DataDir(data)
-    data_dir.create(sdk_app_id)
+    create_log(data_dir, sdk_app_id)
     lines: list[RejectedLine] = []
     settle_memory()
 
@@ -539,7 +554,7 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
         elif len(lines) < _REJECTED_LINES_IN_JSON:
             lines.append(rejected)
 
-    log = data_dir.open_log(IMPORT_CACHE_KIB)
+    log = open_log(data_dir, IMPORT_CACHE_KIB)
     try:
         with click.open_file(str(file), "rb") as stream, show_progress("importing") as progress:
             size = file.stat().st_size if file.is_file() else 0
@@ -563,8 +578,8 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
 def export(file: Path, data: Path) -> None:
     """Write the log as JSON lines (- for stdout), each with its body exactly as received."""
     data_dir = DataDir(data)
-    data_dir.check(_env_app_id())
-    log = data_dir.open_log_reader()
+    check_log(data_dir, _env_app_id())
+    log = open_log_reader(data_dir)
     try:
         head = log.head().position
         with click.open_file(str(file), "wb") as stream, show_progress("exporting") as progress:
@@ -605,8 +620,8 @@ def retry(context: click.Context, data: Path | None, as_json: bool) -> None:
     data = data or given["data"]
     _say_which_data(data)
     data_dir = DataDir(data)
-    data_dir.check(_env_app_id())
-    log = data_dir.open_log()
+    check_log(data_dir, _env_app_id())
+    log = open_log(data_dir)
     try:
         released = release_rejected(log, now_ms)
     finally:

@@ -6,10 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.text import Text
 
 _LINE_EVERY_S = 2.0
+
+Progress = Callable[[int, int], None]
+"""Told now and then how many steps are done, and of how many (0: not known)."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 class _Rate(ProgressColumn):
@@ -20,14 +28,14 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def show_progress(what: str) -> Iterator[Progress]:
     """Give a function to be told (done, total); a total of 0 is one that is not known.
 
     An error ends the bar before it is reported, so it is never hidden.
     """
     console = Console(stderr=True)
     if console.is_terminal:
-        with Progress(
+        with Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),

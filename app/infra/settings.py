@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from app.infra.errors import BadSettings
+
 PREFIX = "ROOMLAPSE_"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -50,10 +52,6 @@ VARIABLES: dict[str, Variable] = {
     ),
 }
 """Every variable that is read, for the reference; a test holds it against the code."""
-
-
-class BadSettings(ValueError):
-    """The settings do not work together; the message says what to do."""
 
 
 class Secrets(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The only file that opens SQLite: which library, which pragmas, which migrations.
+"""The only file that opens SQLite: which library, which pragmas, which transactions.
 
 `sqlite_utils` picks the library (pysqlite3 where it is installed, the standard one elsewhere) and everybody takes it
 from here: two SQLite libraries on one file in one process would break each other's locks.
@@ -8,15 +8,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
-from sqlite_utils import Database, Migrations
+import sqlite_utils
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the library it picked, re-exported
 
+from app.infra.errors import Corrupt, CorruptFile, NoData
+
 Connection = sqlite3.Connection
+Database = sqlite_utils.Database
+Migrations = sqlite_utils.Migrations
 Error = sqlite3.Error
-UNREADABLE = (Error, UnicodeDecodeError)
-"""What reading a spoilt database raises: what SQLite says about it may quote bytes that are no text."""
+UNREADABLE = (Error, Corrupt, UnicodeDecodeError)
+"""What reading a corrupt database raises: what SQLite says about it may quote bytes that are no text."""
 UNFIT_VALUE = (OverflowError, TypeError, ValueError, sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError)
 """What a write raises because of what is to be written, not because of the disk."""
 
@@ -27,146 +30,53 @@ LIBRARY_IS_SOUND = tuple(int(part) for part in LIBRARY_VERSION.split(".")) >= _F
 
 MEMORY = ":memory:"
 _BUSY_TIMEOUT_MS = 10_000
-_READ_MODELS_BUSY_TIMEOUT_MS = 60_000  # a rebuild and a projector in a hurry share them, and SQLite's lock is not fair
 _WAL_BYTES = 16 * 2**20
 CACHE_KIB = 16 * 1024  # event_ids come in no order: their index has to be at hand while it is written
 
-_READ_MODELS_PAGE_BYTES = 8192  # a fourth of a page holds a room; what is longer takes a page of its own
 
-_log_schema = Migrations("roomlapse.events")
+def open_writer(
+    path: Path | str,
+    *,
+    synchronous: str,
+    cache_kib: int = CACHE_KIB,
+    page_bytes: int = 4096,
+    busy_timeout_ms: int = _BUSY_TIMEOUT_MS,
+) -> Connection:
+    """Open a database in WAL mode for writing, made if it is missing. Raises CorruptFile and Error, with its path.
 
-
-class NoData(Exception):
-    """There is no database where one is to be read."""
-
-
-class NotADatabase(sqlite3.DatabaseError):
-    """The file is there, but SQLite cannot make sense of it."""
-
-
-class NewerSchema(Exception):
-    """The database was made by a newer version of this program."""
-
-
-@_log_schema()
-def create_log(db: Database) -> None:
-    """Create the log and the quarantine. Rows of `events` cannot be changed, removed, replaced or skipped."""
-    db.conn.execute(
-        """
-        CREATE TABLE events (
-            position INTEGER PRIMARY KEY,
-            event_id TEXT NOT NULL,
-            room_id TEXT,
-            command TEXT AS (CASE WHEN json_valid(body) THEN body ->> '$.CallbackCommand' END) VIRTUAL,
-            event_time_ms INTEGER NOT NULL,
-            received_at_ms INTEGER NOT NULL,
-            operator TEXT AS (CASE WHEN json_valid(body) THEN body -> '$.Operator_Account' END) VIRTUAL,
-            client_ip TEXT,
-            platform TEXT,
-            chain TEXT NOT NULL,
-            body TEXT NOT NULL
-        ) STRICT
-        """
-    )
-    # Ties within a millisecond are sorted by event_id on the way out, and eight digits of an event_id are enough to
-    # find it: keeping twice 64 bytes out of the indexes makes the log a fifth smaller. `command` and `operator` are
-    # there for those who read with SQL; the body has them already. One that was spoilt on the disk has to be readable
-    # still, so that `verify` can name it.
-    # The address and the platform stand in an index because neither the chain nor a body vouches for them: SQLite's
-    # integrity check compares an index with its table, so a byte of them that was spoilt on the disk shows in `verify`.
-    db.conn.execute("CREATE INDEX events_by_room ON events (room_id, event_time_ms, platform, client_ip)")
-    db.conn.execute("CREATE INDEX events_by_id ON events (substr(event_id, 1, 8))")
-    for verb in ("UPDATE", "DELETE"):
-        db.conn.execute(
-            f"CREATE TRIGGER events_no_{verb.lower()} BEFORE {verb} ON events"
-            " BEGIN SELECT RAISE(ABORT, 'events only grows: rows are never changed or removed'); END"
-        )
-    # INSERT OR REPLACE removes rows without firing a DELETE trigger, so the guard is on INSERT.
-    db.conn.execute(
-        """
-        CREATE TRIGGER events_no_replace BEFORE INSERT ON events
-        WHEN NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM events)
-            OR EXISTS (
-                SELECT 1 FROM events
-                WHERE substr(event_id, 1, 8) = substr(NEW.event_id, 1, 8) AND event_id = NEW.event_id
-            )
-        BEGIN SELECT RAISE(ABORT, 'events only grows: a row takes the next position and a new event_id'); END
-        """
-    )
-    db.conn.execute(
-        """
-        CREATE TABLE rejected (
-            id INTEGER PRIMARY KEY AUTOINCREMENT,
-            received_at_ms INTEGER NOT NULL,
-            reason TEXT NOT NULL,
-            client_ip TEXT,
-            platform TEXT,
-            body BLOB NOT NULL
-        ) STRICT
-        """
-    )
-    db.conn.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID")
-    db.conn.execute("CREATE INDEX rejected_by_id ON rejected (id)")  # to count them without walking over their bodies
-    # As above: what no hash vouches for stands in an index as well.
-    db.conn.execute("CREATE INDEX rejected_as_sent ON rejected (received_at_ms, reason, client_ip, platform, body)")
-    db.conn.execute("CREATE INDEX meta_values ON meta (value)")
-
-
-_LOG_MIGRATIONS = {create_log.__name__}
-
-
-def open_log(path: Path | str, cache_kib: int = CACHE_KIB) -> Connection:
-    """Open events.db for writing, made or migrated as needed. Every commit is synced to disk before it returns."""
-    conn = _connect(path)
-    try:
-        _set_pragmas(conn, synchronous="FULL", cache_kib=cache_kib)
-        with transaction(conn):
-            _migrate_log(conn, path)
-    except BaseException as error:  # noqa: BLE001  raised again
-        conn.close()
-        _raise_with_path(error, path)
-    return conn
-
-
-def _migrate_log(conn: Connection, path: Path | str) -> None:
-    refuse_newer_log(conn, path)
-    _log_schema.apply(Database(conn, execute_plugins=False))
-
-
-def refuse_newer_log(conn: Connection, path: Path | str) -> None:
-    """Raise NewerSchema if a newer version of this program made the log. Writes nothing."""
-    applied = _log_schema.applied(Database(conn, execute_plugins=False))
-    if {migration.name for migration in applied} - _LOG_MIGRATIONS:
-        raise NewerSchema(f"{path} was made by a newer Roomlapse: upgrade this one to use it")
-
-
-def spoilt_schema(conn: Connection, *, missing: bool = False) -> str | None:
-    """Name a table, index or trigger of a log that says something else than this version's; None if there is none.
-
-    `missing`: also one that is not there, or one too many.
+    `synchronous`: FULL syncs every commit to disk before it returns, NORMAL leaves that to the checkpoints.
     """
-    fresh = open_log(MEMORY)
-    try:
-        schema = "SELECT type || ' ' || name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
-        found, due = dict(conn.execute(schema).fetchall()), dict(fresh.execute(schema).fetchall())
-        if missing and (odd := found.keys() ^ due.keys()):
-            return str(min(odd))
-        return next((str(name) for name, sql in due.items() if found.get(name, sql) != sql), None)
-    finally:
-        fresh.close()
-
-
-def open_read_models(path: Path | str) -> Connection:
-    """Open read_models.db for writing. Its commits are not synced: it can always be rebuilt from the log."""
     conn = _connect(path)
-    try:
-        conn.execute(f"PRAGMA page_size = {_READ_MODELS_PAGE_BYTES}")
-        _set_pragmas(conn, synchronous="NORMAL", cache_kib=CACHE_KIB)
-        conn.execute(f"PRAGMA busy_timeout = {_READ_MODELS_BUSY_TIMEOUT_MS}")
-    except BaseException as error:  # noqa: BLE001  raised again
-        conn.close()
-        _raise_with_path(error, path)
+    with closed_on_error(conn), named_in_errors(path):
+        conn.execute(f"PRAGMA page_size = {page_bytes}")
+        conn.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
+        conn.execute("PRAGMA journal_mode = WAL")
+        conn.execute(f"PRAGMA synchronous = {synchronous}")
+        # A long reader lets the WAL grow; without this the file would stay as large until nobody has it open.
+        conn.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        conn.execute(f"PRAGMA cache_size = -{cache_kib}")
     return conn
+
+
+@contextmanager
+def closed_on_error(conn: Connection) -> Iterator[None]:
+    """Close a connection when the block raises."""
+    try:
+        yield
+    except BaseException:
+        conn.close()
+        raise
+
+
+@contextmanager
+def named_in_errors(path: Path | str) -> Iterator[None]:
+    """Name the file in errors of SQLite, which does not; raise CorruptFile where it is no database."""
+    try:
+        yield
+    except Error as error:
+        if type(error) is sqlite3.DatabaseError:
+            raise CorruptFile(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error}") from None
 
 
 def open_reader(path: Path | str, mapped_bytes: int = 0) -> Connection:
@@ -208,9 +118,9 @@ def fault_of(conn: Connection) -> str | None:
     return None if answer == "ok" else str(answer)
 
 
-def tells_of_a_fault(error: BaseException) -> bool:
-    """Whether an error says that a file is spoilt, not that it cannot be used now."""
-    return type(error) in (sqlite3.DatabaseError, NotADatabase, UnicodeDecodeError)
+def means_corrupt(error: BaseException) -> bool:
+    """Whether an error says that a file is corrupt, not that it cannot be used now."""
+    return type(error) in (sqlite3.DatabaseError, CorruptFile, UnicodeDecodeError)
 
 
 def looks_like_one(path: Path) -> bool:
@@ -263,15 +173,6 @@ def snapshot(conn: Connection) -> Iterator[None]:
             conn.execute("ROLLBACK")
 
 
-def _raise_with_path(error: BaseException, path: Path | str) -> NoReturn:
-    """SQLite does not say which file it could not open, or what is none of its own."""
-    if type(error) is sqlite3.DatabaseError:
-        raise NotADatabase(f"{path}: {error}") from None
-    if isinstance(error, Error):
-        raise type(error)(f"{path}: {error}") from None
-    raise error
-
-
 def sync(path: Path) -> None:
     """Sync a file that nobody has open to disk, or a folder's names: what is safe under a name that is not would be
     lost with it."""
@@ -295,16 +196,5 @@ def make_private(path: Path | str) -> None:
 def _connect(path: Path | str) -> Connection:
     if path != MEMORY:
         make_private(path)
-    try:
+    with named_in_errors(path):
         return sqlite3.connect(str(path), isolation_level=None, check_same_thread=False)
-    except Error as error:
-        _raise_with_path(error, path)
-
-
-def _set_pragmas(conn: Connection, *, synchronous: str, cache_kib: int) -> None:
-    conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    conn.execute("PRAGMA journal_mode = WAL")
-    conn.execute(f"PRAGMA synchronous = {synchronous}")
-    # A long reader lets the WAL grow; without this the file would stay as large until nobody has it open.
-    conn.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-    conn.execute(f"PRAGMA cache_size = -{cache_kib}")

@@ -3,6 +3,8 @@
 import re
 from datetime import UTC, datetime, timedelta
 
+from app.infra.errors import BadTime
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_MS = re.compile(r"-?[0-9]{1,15}")
 _ISO_8601 = re.compile(
@@ -10,10 +12,6 @@ _ISO_8601 = re.compile(
     re.ASCII,
 )
 _LOST_PLUS = re.compile(r" (\d\d:?\d\d)$")  # a + that was not escaped in a URL arrives as a space
-
-
-class BadTime(ValueError):
-    """A time that cannot be read, or that leaves open which moment it means."""
 
 
 def parse_time(text: str) -> int:

@@ -7,13 +7,10 @@ import msgspec
 
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
+from app.infra.errors import BadBackup
+from app.infra.progress import Progress, no_progress
+from app.log.audit import Difference, verify_log
 from app.log.store import EventStore
-from app.ops.verify import Difference, verify_log
-from app.projector.catch_up import Progress, no_progress
-
-
-class BadBackup(Exception):
-    """What was written is not what the log holds."""
 
 
 class BackedUp(msgspec.Struct, frozen=True):

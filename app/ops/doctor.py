@@ -16,11 +16,15 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.infra import sqlite
-from app.infra.data_dir import DataDir, WrongOwner
-from app.infra.settings import BadSettings, Secrets, Settings, is_loopback
+from app.infra.data_dir import DataDir
+from app.infra.errors import BadSettings, Corrupt, NewerSchema, NoData, WrongOwner
+from app.infra.settings import Secrets, Settings, is_loopback
+from app.log import quarantine
+from app.log.audit import verify_chain
+from app.log.files import check_log, open_log_reader
 from app.log.store import EventStore
-from app.ops.verify import verify_chain
-from app.tencent.body import sign
+from app.projector.upkeep import open_read_models_reader
+from app.tencent.request import sign
 
 OK, WARNING, BAD = "ok", "warning", "bad"
 
@@ -133,35 +137,30 @@ def _check_data(data_dir: DataDir, sdk_app_id: str | None, server: _Server) -> l
     """The disk below it, and what is in it."""
     disk = [_check_free(data_dir.path), _check_sync(data_dir.path)] if data_dir.path.is_dir() else []
     try:
-        data_dir.check(sdk_app_id)
-        reader = data_dir.open_checked_queries() if data_dir.read_models_path.exists() else None
-        log = reader.log if reader is not None else data_dir.open_log_reader()
-    except sqlite.Error as error:
+        check_log(data_dir, sdk_app_id)
+        models = open_read_models_reader(data_dir) if data_dir.read_models_path.exists() else None
+        log = open_log_reader(data_dir)
+    except (sqlite.Error, Corrupt) as error:
         advice = (
             "read models are made again when the server starts; for events.db, restore a backup into an empty place"
         )
         return [*disk, Finding("data", BAD, str(error), advice)]
-    except (sqlite.NoData, sqlite.NewerSchema, OSError, WrongOwner) as error:
+    except (NoData, NewerSchema, OSError, WrongOwner) as error:
         return [*disk, Finding("data", BAD, str(error), "start the server once, or say --data")]
     try:
         findings = [_check_chain(log), _check_quarantine(log)]
         if server.chain and log.chain_at(server.head) != server.chain:
             found = f"the log here is not the one that {server.url} writes, which ends at position {server.head}"
             findings.append(Finding("data", BAD, found, "say the server's directory with --data, or another --url"))
-        if reader is not None:
-            stopped = {
-                name: projection.error
-                for name, projection in reader.status().projections.items()
-                if projection.error is not None
-            }
-            findings.append(_check_projections(stopped))
-    except sqlite.Error as error:
+        if models is not None:
+            errors = {name: models.checkpoint(name).error for name in models.projections}
+            findings.append(_check_projections({name: error for name, error in errors.items() if error is not None}))
+    except (sqlite.Error, Corrupt) as error:
         findings = [Finding("data", BAD, f"cannot be read: {error}", "run `roomlapse verify`; restore a backup")]
     finally:
-        if reader is not None:
-            reader.close()
-        else:
-            log.close()
+        log.close()
+        if models is not None:
+            models.close()
     return [*disk, *findings]
 
 
@@ -207,8 +206,8 @@ def _check_chain(log: EventStore) -> Finding:
 
 
 def _check_quarantine(log: EventStore) -> Finding:
-    count = log.rejected_count()
-    newest = log.rejected(None, 1)
+    count = quarantine.count(log.conn)
+    newest = quarantine.page(log.conn, None, 1)
     now_ms = time.time_ns() // 1_000_000
     if newest and newest[0].received_at_ms > now_ms - _DAY_MS:
         return Finding(
@@ -340,12 +339,12 @@ def _check_clock(server: _Server, settings: Settings) -> Finding:
 
 def _delays_s(data_dir: DataDir) -> list[float]:
     try:
-        log = data_dir.open_log_reader()
-    except (sqlite.Error, sqlite.NoData):
+        log = open_log_reader(data_dir)
+    except (sqlite.Error, Corrupt, NoData):
         return []
     try:
         records = log.tail(max(0, log.head().position - _RECENT_EVENTS), _RECENT_EVENTS)
-    except sqlite.Error:
+    except (sqlite.Error, Corrupt):
         return []
     finally:
         log.close()

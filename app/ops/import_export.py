@@ -9,7 +9,9 @@ from typing import IO, Any
 import msgspec
 
 from app.infra.processes import workers
-from app.log.store import Arrival, EventStore
+from app.log import quarantine
+from app.log.records import Arrival
+from app.log.store import EventStore
 from app.tencent.body import MAX_AHEAD_MS, MAX_BODY_BYTES, Invalid, decode
 
 BATCH = 2000
@@ -186,7 +188,7 @@ def release_rejected(log: EventStore, now_ms: Callable[[], int]) -> Imported:
     """Try every quarantined body again; those that are valid now move into the log."""
     result = Imported()
     before: int | None = None
-    while rows := log.rejected(before, BATCH):
+    while rows := quarantine.page(log.conn, before, BATCH):
         for row in rows:
             try:
                 callback = decode(row.body, now_ms())

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from app.tencent.body import compose_update, signed_query
+from app.tencent.sender import compose_update, signed_query
 
 _SENDER_TIMEOUT_S = 2.0  # how long the real sender waits
 _MAX_CONNECTIONS = 16

@@ -5,7 +5,7 @@ What a projection's rows say is settled in `fold`; this file decides which event
 
 import gc
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from operator import itemgetter
@@ -13,11 +13,14 @@ from typing import Any
 
 import msgspec
 
-from app.event import Event, History, Key
+from app.event import Cut, Event, History, Key
 from app.infra import sqlite
+from app.infra.errors import NewerSchema, ProjectionFailed, reason_of
 from app.infra.processes import workers
+from app.infra.progress import Progress, no_progress
+from app.log import room_index
 from app.log.store import EventStore
-from app.projector.fold import ProjectionFailed, Run, Saved, fold, reason_of, start
+from app.projector.fold import Run, Saved, fold, start
 from app.projector.read_models import Checkpoint, ReadModels
 from projections import ALL, Projection
 
@@ -30,21 +33,6 @@ _TRIES = 3  # to catch up beside a projector that goes on; then it has to wait
 _CHUNK_EVENTS = 20_000  # a task of a rebuild: whole rooms, of about so many events
 MAPPED_BYTES = 2**31 - 2**16
 """As much of the log as SQLite maps: for processes that fold room after room, which is all over the file."""
-_MAX_TIME_MS = 2**63 - 1
-
-Progress = Callable[[int, int], None]
-"""Told now and then how many events are done, and of how many."""
-
-
-class Cut(msgspec.Struct, frozen=True):
-    """Which events count: those at positions <= upto that happened at or before `as_of_ms` (None: all)."""
-
-    upto: int
-    as_of_ms: int | None = None
-
-    def until(self, time_ms: int) -> "Cut":
-        """The same cut, at an earlier time if that is earlier."""
-        return Cut(self.upto, time_ms if self.as_of_ms is None else min(time_ms, self.as_of_ms))
 
 
 class CaughtUp(msgspec.Struct, frozen=True):
@@ -53,13 +41,6 @@ class CaughtUp(msgspec.Struct, frozen=True):
     events: int
     late: int
     more: bool
-
-
-def no_progress(done: int, total: int) -> None:
-    """Tell nobody."""
-
-
-# ---- catching up: in log order, one transaction a batch ----
 
 
 def catch_up(log: EventStore, models: ReadModels, limit: int = BATCH) -> CaughtUp:
@@ -100,14 +81,14 @@ def catch_up_all(log: EventStore, models: ReadModels, progress: Progress = no_pr
 def stale_projections(log: EventStore, models: ReadModels) -> dict[str, str]:
     """Name the projections that need a rebuild, each with the reason.
 
-    Raises sqlite.NewerSchema if a newer version of this program wrote one.
+    Raises NewerSchema if a newer version of this program wrote one.
     """
     reasons = {}
     head = log.head().position
     for name, projection in models.projections.items():
         checkpoint = models.checkpoint(name)
         if checkpoint.version > projection.VERSION:
-            raise sqlite.NewerSchema(
+            raise NewerSchema(
                 f"read model {name} is of version {checkpoint.version}, this Roomlapse knows {projection.VERSION}:"
                 " upgrade it, or delete read_models.db to rebuild it in the older form"
             )
@@ -163,7 +144,7 @@ class _Batch:
         """A room's events behind a place in event order, the unread ones among them."""
         found = self._histories.get((room_id, after))
         if found is None:
-            found = self._histories[room_id, after] = self.log.history(room_id, after=after, upto=self.upto)
+            found = self._histories[room_id, after] = room_index.history(self.log, room_id, after=after, upto=self.upto)
         return found
 
     def behind(self, position: int) -> "_Batch":
@@ -341,9 +322,8 @@ def rows_at(log: EventStore, models: ReadModels, name: str, room_id: str, cut: C
 
 def fold_at(log: EventStore, models: ReadModels, name: str, room_id: str, cut: Cut) -> tuple[Saved, Run]:
     """Fold a room up to a cut; return the saved state it went on from and what came of it."""
-    as_of_ms = _MAX_TIME_MS if cut.as_of_ms is None else cut.as_of_ms
-    saved = models.saved_at(name, room_id, as_of_ms, cut.upto)
-    history = log.history(room_id, after=saved.key, upto=cut.upto, as_of_ms=as_of_ms)
+    saved = models.saved_at(name, room_id, cut.latest_ms, cut.upto)
+    history = room_index.history(log, room_id, after=saved.key, upto=cut.upto, as_of_ms=cut.latest_ms)
     return saved, fold(name, models.projections[name], room_id, saved, history)
 
 
@@ -436,7 +416,7 @@ def _fold_rooms(
     log: EventStore, projections: Mapping[str, Projection], upto: int, jobs: int, stack: ExitStack
 ) -> Iterator[tuple[Flat, int]]:
     """Fold all rooms, some at a time; give the columns of their rows and states, and how many events that took."""
-    ranges = log.room_ranges(_CHUNK_EVENTS)
+    ranges = room_index.room_ranges(log, _CHUNK_EVENTS)
     if jobs == 1:
         for behind, last in ranges:
             yield _fold_range(log, projections, behind, last, upto)
@@ -461,7 +441,7 @@ def _fold_range(
     collecting = gc.isenabled()
     gc.disable()  # a fold makes millions of small objects and no cycles; the collector would look at them all
     try:
-        for room_id, history in log.histories(behind=behind, last=last, upto=upto):
+        for room_id, history in room_index.histories(log, behind=behind, last=last, upto=upto):
             events += len(history.events)
             for name, projection in projections.items():
                 run = fold(name, projection, room_id, start(projection), history)

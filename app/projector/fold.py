@@ -10,24 +10,11 @@ from typing import Any
 import msgspec
 
 from app.event import BEFORE_ALL, Event, History, Key
+from app.infra.errors import ProjectionFailed, reason_of
 from projections import Projection
 
 STEP = 33
 """Every STEP-th event of a room leaves its state behind: no question about the past folds more events than that."""
-
-
-class ProjectionFailed(Exception):
-    """A projection raised on an event. It stops there; the log and the other projections go on."""
-
-    def __init__(self, name: str, position: int, event_id: str, reason: str) -> None:
-        super().__init__(name, position, event_id, reason)  # all of them: it has to cross from process to process
-        self.name = name
-        self.position = position
-        self.event_id = event_id
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.name} stopped at position {self.position}, event {self.event_id}: {self.reason}"
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -101,11 +88,6 @@ def fold(name: str, projection: Projection, room_id: str, saved: Saved, history:
         position = next((at for at, one in zip(positions, events, strict=True) if one is event), 0)
         raise ProjectionFailed(name, position, event.event_id if event else "", reason_of(error)) from error
     return Run(first, rows, saves, last)
-
-
-def reason_of(error: BaseException) -> str:
-    """Say what was raised, as a checkpoint keeps it."""
-    return f"{type(error).__name__}: {error}"
 
 
 def _replace_end(rows: list[Any], end: list[Any]) -> None:

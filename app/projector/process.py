@@ -18,12 +18,14 @@ import msgspec
 
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
+from app.infra.errors import NewerSchema, NoData, reason_of
 from app.infra.json_logs import set_up_logging
 from app.infra.memory import settle_memory
+from app.log.files import open_log_reader
 from app.log.store import EventStore
 from app.projector.catch_up import catch_up, going, stale_projections
-from app.projector.fold import reason_of
 from app.projector.read_models import ReadModels
+from app.projector.upkeep import drop_corrupt_read_models, mend, open_read_models
 
 WAKE, WANT = b"wake\n", b"want\n"
 _TICK_S = 0.5  # other processes append too (import, retry): look for their events now and then
@@ -85,8 +87,8 @@ class Projector:
                 self._follow()
             except _Stopping:
                 return
-            except (*sqlite.UNREADABLE, sqlite.NewerSchema, sqlite.NoData, OSError) as error:
-                self._unchecked |= sqlite.tells_of_a_fault(error)
+            except (*sqlite.UNREADABLE, NewerSchema, NoData, OSError) as error:
+                self._unchecked |= sqlite.means_corrupt(error)
                 self._wait(str(error), None)
             except Exception as error:  # noqa: BLE001  a bug of ours, or a log that was tampered with, ends nothing
                 self._wait(reason_of(error), error)
@@ -104,12 +106,12 @@ class Projector:
 
     def _follow(self) -> None:
         if self._unchecked:  # before anything is reported: questions wait for that
-            self._data_dir.drop_spoilt_read_models()
+            drop_corrupt_read_models(self._data_dir)
             self._unchecked = False
         with ExitStack() as stack:
-            log = self._data_dir.open_log_reader()
+            log = open_log_reader(self._data_dir)
             stack.callback(log.close)
-            models = self._data_dir.open_read_models()
+            models = open_read_models(self._data_dir)
             stack.callback(models.close)
             file = self._data_dir.read_models_file()
             self._report(log, models, 0)
@@ -117,14 +119,14 @@ class Projector:
             def meanwhile(_done: int, _total: int) -> None:  # the others go on while one is rebuilt
                 self._catch_up(log, models)
 
-            self._data_dir.mend(log, models, meanwhile)
+            mend(self._data_dir, log, models, meanwhile)
             self._catch_up(log, models)
             next_s = 0.0
             while not self._stopping and file == self._data_dir.read_models_file():
                 if self._woken.wait(_TICK_S):
                     self._wanted.wait(max(0.0, next_s - time.monotonic()))
                 elif any(self._may_go_on(name) for name in stale_projections(log, models)):
-                    self._data_dir.mend(log, models, meanwhile)
+                    mend(self._data_dir, log, models, meanwhile)
                 self._woken.clear()
                 self._wanted.clear()
                 next_s = time.monotonic() + _EVERY_S

@@ -8,13 +8,15 @@ import hashlib
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, Self, get_args
 
 import msgspec
 
 from app.event import Key
 from app.infra import sqlite
-from app.log.store import GENESIS
+from app.infra.errors import CorruptState, NewerSchema, NoData
+from app.log.records import GENESIS
 from app.projector.fold import Run, Saved, row_key, start
 from projections import Projection
 
@@ -23,6 +25,8 @@ _LAYOUT = 1
 """Raise it when the columns beside those of the rows change; a file of a lower one is begun anew."""
 _STATE_COLUMNS = "event_time_ms, event_id, events, max_position, min_position, state"
 _MAX_INTEGER = 2**63 - 1
+_PAGE_BYTES = 8192  # a fourth of a page holds a room; what is longer takes a page of its own
+_BUSY_TIMEOUT_MS = 60_000  # a rebuild and a busy projector share them, and SQLite's lock is not fair
 _COMPRESSION = 1  # states are half the size for a tenth of the time that folding them took
 _MAX_HEADS = 4096  # rooms that are remembered, of each projection: those last written
 # As a GLOB: characters that casefold to something with an ASCII letter in it, as SQLite's LIKE does not know.
@@ -45,8 +49,9 @@ class _Head(msgspec.Struct, frozen=True):
     lines: dict[tuple[Any, ...], tuple[Any, ...]]
 
 
-class BadState(sqlite.Error):
-    """A saved state is none, or not one of this projection."""
+def connect_read_models(path: Path | str) -> sqlite.Connection:
+    """Open read_models.db for writing. Its commits are not synced: it can always be rebuilt from the log."""
+    return sqlite.open_writer(path, synchronous="NORMAL", page_bytes=_PAGE_BYTES, busy_timeout_ms=_BUSY_TIMEOUT_MS)
 
 
 class ReadModels:
@@ -60,12 +65,18 @@ class ReadModels:
         self._heads: dict[str, dict[str, _Head]] = {name: {} for name in self.projections}
         self._heads_position: dict[str, int] = {}
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the connection."""
         self.conn.close()
 
     def create(self) -> None:
-        """Make what is missing. A projection that is new here starts at position 0. Raises sqlite.NewerSchema."""
+        """Make what is missing. A projection that is new here starts at position 0. Raises NewerSchema."""
         with sqlite.transaction(self.conn):
             self._begin_layout()
             self.conn.execute(
@@ -85,16 +96,14 @@ class ReadModels:
             self.conn.execute(f"PRAGMA user_version = {_LAYOUT}")
 
     def check_layout(self) -> None:
-        """Raise sqlite.NewerSchema if a newer version made the file, sqlite.NoData if it has to be made again."""
+        """Raise NewerSchema if a newer version made the file, NoData if it has to be made again."""
         if self._layout() < _LAYOUT:
-            raise sqlite.NoData("the read models are of an older layout: `roomlapse rebuild` makes them again")
+            raise NoData("the read models are of an older layout: `roomlapse rebuild` makes them again")
 
     def _layout(self) -> int:
         layout: int = self.conn.execute("PRAGMA user_version").fetchone()[0]
         if layout > _LAYOUT:
-            raise sqlite.NewerSchema(
-                f"the read models are of layout {layout}, this Roomlapse knows {_LAYOUT}: upgrade it"
-            )
+            raise NewerSchema(f"the read models are of layout {layout}, this Roomlapse knows {_LAYOUT}: upgrade it")
         return layout
 
     def drop(self) -> None:
@@ -457,7 +466,7 @@ class _Table:
         try:
             decoded = self._state_decoder.decode(zlib.decompress(state))
         except (zlib.error, msgspec.MsgspecError) as error:
-            raise BadState(f"{self.states} holds a state that cannot be read ({error}): rebuild it") from None
+            raise CorruptState(f"{self.states} holds a state that cannot be read ({error}): rebuild it") from None
         return Saved(events, (time_ms, event_id), max_position, min_position, decoded)
 
     def write_state(self, room_id: str, saved: Saved) -> tuple[Any, ...]:

@@ -14,11 +14,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-from app.event import BEFORE_ALL, Event, Key, canonical_json
+from app.event import BEFORE_ALL, Cut, Event, Key, canonical_json
 from app.infra import sqlite
+from app.infra.errors import BadQuestion, Behind, NotFound, Unavailable
 from app.infra.times import format_time
-from app.log.store import EventStore, Record, Rejected
-from app.projector.catch_up import Cut, fold_at, rows_at
+from app.log import quarantine, room_index
+from app.log.records import Record, Rejected
+from app.log.store import EventStore
+from app.projector.catch_up import fold_at, rows_at
 from app.projector.fold import Saved
 from app.projector.read_models import Checkpoint, ReadModels
 from app.tencent.body import UPDATE_ROOM_INFO
@@ -32,22 +35,6 @@ _LAST_ID = "g"  # sorts behind every event_id
 
 Json = Any
 """A JSON value; at run time often a msgspec.Raw, so that numbers go out as they came in."""
-
-
-class NotFound(Exception):
-    """There is no such room or event, or was none at that time."""
-
-
-class BadQuestion(ValueError):
-    """The question makes no sense; the message says what to ask instead."""
-
-
-class Unavailable(Exception):
-    """A read model cannot answer now: it is being rebuilt, or its projection stopped."""
-
-
-class Behind(Unavailable):
-    """A read model has not yet read what the question has to see."""
 
 
 class SetBy(msgspec.Struct, frozen=True):
@@ -342,7 +329,7 @@ class Queries:
 
     def _latest(self, cut: Cut, needle: str | None) -> Iterator[Key]:
         """Rooms with the time of their last update in the cut, the latest first."""
-        if cut != Cut(self._positions["current_room"]):
+        if not cut.holds_all_upto(self._positions["current_room"]):
             yield from self._latest_in_log(cut)
         else:
             plain = needle is not None and needle.isascii() and needle.isprintable() and not set(needle) & set('"\\')
@@ -350,12 +337,11 @@ class Queries:
 
     def _latest_in_log(self, cut: Cut) -> Iterator[Key]:
         """The same, from the log: a room's last event is at or behind its last update, and much sooner found."""
-        as_of_ms = _MAX_TIME_MS if cut.as_of_ms is None else cut.as_of_ms
         ready: list[Key] = []  # whose last updates are known, the latest at the end
-        for bound in self.log.last_times(upto=cut.upto, as_of_ms=as_of_ms):
+        for bound in room_index.last_times(self.log, upto=cut.upto, as_of_ms=cut.latest_ms):
             while ready and ready[-1] >= bound:
                 yield ready.pop()
-            time_ms = self.log.last_update_ms(bound[1], upto=cut.upto, as_of_ms=as_of_ms)
+            time_ms = room_index.last_update_ms(self.log, bound[1], upto=cut.upto, as_of_ms=cut.latest_ms)
             if time_ms is not None:
                 insort(ready, (time_ms, bound[1]))
         yield from reversed(ready)
@@ -441,7 +427,9 @@ class Queries:
         while True:
             saved = self._saved_before(room_id, until, cut)
             state, changes = saved.state, []
-            for record in self.log.records(room_id, after=saved.key, upto=cut.upto, until=until, as_of_ms=cut.as_of_ms):
+            for record in room_index.records(
+                self.log, room_id, after=saved.key, upto=cut.upto, until=until, as_of_ms=cut.latest_ms
+            ):
                 event = record.event
                 if event.room_info is not None:
                     if record.key < end:
@@ -454,7 +442,7 @@ class Queries:
 
     def life(self, room_id: str) -> Life:
         """From when to when a room had events. Raises NotFound."""
-        found = self.log.span(room_id)
+        found = room_index.span(self.log, room_id)
         if found is None:
             raise _no_room(room_id, None, None)
         return Life(*found)
@@ -468,7 +456,7 @@ class Queries:
             saved, run = fold_at(self.log, self.models, "current_room", room_id, cut.until(after_ms))
             state = run.last.state
             after = max(run.last.key, saved.key, (after_ms, _LAST_ID))
-            for record in self.log.records(room_id, after=after, upto=cut.upto, as_of_ms=cut.as_of_ms):
+            for record in room_index.records(self.log, room_id, after=after, upto=cut.upto, as_of_ms=cut.latest_ms):
                 event = record.event
                 if event.room_info is not None:
                     if _changed_by(state, event):
@@ -478,8 +466,7 @@ class Queries:
 
     def _saved_before(self, room_id: str, key: Key, cut: Cut) -> Saved:
         """The last saved state before a place in event order that holds for the cut."""
-        as_of_ms = _MAX_TIME_MS if cut.as_of_ms is None else cut.as_of_ms
-        return self.models.saved_before("current_room", room_id, key, as_of_ms, cut.upto)
+        return self.models.saved_before("current_room", room_id, key, cut.latest_ms, cut.upto)
 
     def _late_positions(self, room_id: str, records: list[Record]) -> set[int]:
         """Which of some updates, newest first, arrived after an update that sorts behind them."""
@@ -505,15 +492,17 @@ class Queries:
         """An update that came before another and sorts behind it, None if there is none."""
         for begin_ms, until_ms in self.models.parts_from_before("current_room", room_id, late.key, late.position):
             behind = max(late.key, (begin_ms, ""))
-            for found in self.log.overtakers(room_id, behind=behind, before=late.position, until_ms=until_ms):
+            for found in room_index.overtakers(
+                self.log, room_id, behind=behind, before=late.position, until_ms=until_ms
+            ):
                 return found
         return None
 
     def _late_among(self, room_id: str, records: list[Record], in_time: Record) -> set[int]:
         """The same, for updates of which the one that came last was in time."""
         overtakers = sorted(
-            self.log.overtakers(
-                room_id, behind=records[-1].key, before=in_time.position, until_ms=in_time.event_time_ms
+            room_index.overtakers(
+                self.log, room_id, behind=records[-1].key, before=in_time.position, until_ms=in_time.event_time_ms
             ),
             key=lambda overtaker: overtaker[1],
             reverse=True,
@@ -548,10 +537,10 @@ class Queries:
         late = self._late_positions(room_id, updates)
         state, reached = None, BEFORE_ALL
         for record in reversed(updates):
-            saved = self._saved_before(room_id, record.key, Cut(upto))
+            saved = self._saved_before(room_id, record.key, Cut(upto=upto))
             if state is None or saved.key > reached:
                 state, reached = saved.state, saved.key
-            for earlier in self.log.records(room_id, after=reached, upto=upto, until=record.key):
+            for earlier in room_index.records(self.log, room_id, after=reached, upto=upto, until=record.key):
                 event, reached = earlier.event, earlier.key
                 if reached == record.key:
                     change = _change(record, record.position in late, _changed_by(state, event))
@@ -616,7 +605,7 @@ class Queries:
         _check_window(from_ms, to_ms)
         with self._reading("visibility", "current_room") as position:
             cut = self._cut(position, as_of, known_at)
-            if cut == Cut(self._positions["visibility"]):
+            if cut.holds_all_upto(self._positions["visibility"]):
                 rows = self.models.intervals(room_id, from_ms, to_ms)
             else:
                 rows = self._rows("visibility", room_id, cut)
@@ -655,7 +644,7 @@ class Queries:
         """The quarantine, newest first."""
         _check_limit(limit)
         before = _read_cursor(cursor, _Integer) if cursor else None
-        rows = self.log.rejected(before, limit + 1)
+        rows = quarantine.page(self.log.conn, before, limit + 1)
         page = rows[:limit]
         return Quarantine(
             [_quarantined(row) for row in page], _write_cursor(page[-1].id) if len(rows) > limit else None
@@ -681,7 +670,7 @@ class Queries:
                 head.position,
                 head.position,
                 self.log.duplicates(),
-                self.log.rejected_count(),
+                quarantine.count(self.log.conn),
                 head.chain,
                 projections,
             )
@@ -697,7 +686,7 @@ class Queries:
 
     def _rows(self, name: str, room_id: str, cut: Cut) -> list[Any]:
         """A room's rows in a cut, at the moment that is being read."""
-        if cut == Cut(self._positions[name]):
+        if cut.holds_all_upto(self._positions[name]):
             return self.models.rows(name, room_id)
         return rows_at(self.log, self.models, name, room_id, cut)
 
@@ -721,7 +710,8 @@ class Queries:
         return True
 
     def _cut(self, position: int, as_of: int | None, known_at: int | None) -> Cut:
-        return Cut(position if known_at is None else min(position, self.log.position_at(known_at)), as_of)
+        upto = position if known_at is None else min(position, self.log.position_at(known_at))
+        return Cut(as_of_ms=as_of, known_at_ms=known_at, upto=upto)
 
 
 def _room(row: Any, as_of: int | None, known_at: int | None) -> Room:

@@ -8,11 +8,23 @@ from collections import deque
 from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 
+from app.infra.errors import NotStored
 from app.infra.metrics import Metrics
 from app.infra.rate_limit import RateLimit
-from app.log.store import Appended, Arrival, Rejection
-from app.receiver.group_commit import GroupCommit, Refusal
-from app.tencent import body as tencent
+from app.log.records import Appended, Arrival, Rejection
+from app.receiver.group_commit import GroupCommit
+from app.tencent.body import MAX_BODY_BYTES, Invalid, decode
+from app.tencent.request import (
+    ClockOff,
+    Query,
+    Refused,
+    answer_fail,
+    answer_ok,
+    check_app,
+    check_signature,
+    decode_query,
+    is_blocking,
+)
 
 _log = logging.getLogger(__name__)
 _SAY_EVERY_S = 10.0
@@ -45,29 +57,29 @@ class Receiver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Raw ASGI: parsing a body into a handler's arguments costs more than all of the rest."""
         if scope["type"] == ScopeType.WEBSOCKET or scope["method"] != "POST":
-            await _send(send, 405, tencent.answer_fail(405, "send callbacks with POST"), (b"allow", b"POST"))
+            await _send(send, 405, answer_fail(405, "send callbacks with POST"), (b"allow", b"POST"))
             return
         try:
             body = await _read_body(scope, receive)
             begin = time.perf_counter()
             outcome = await self.take(scope["query_string"], body, scope)
-            status_code, answer = 200, tencent.answer_ok()
+            status_code, answer = 200, answer_ok()
             self._metrics.answer_seconds.observe(time.perf_counter() - begin)
-        except tencent.Refused as refused:
+        except Refused as refused:
             status_code, outcome, answer = self._refuse(refused, scope)
         except HungUp:
             return
         except Exception:  # noqa: BLE001  the sender gets an answer whatever happens
             _log.exception("a callback could not be taken")
             status_code, outcome = 503, "unavailable"
-            answer = tencent.answer_fail(status_code, _UNAVAILABLE)
+            answer = answer_fail(status_code, _UNAVAILABLE)
         self._metrics.outcomes[outcome].inc()
         await _send(send, status_code, answer)
 
     async def take(self, query_string: bytes, body: bytes, scope: Scope | None = None) -> str:
-        """Check and store a callback; return `accepted`, `duplicate` or `blocking`. Raises tencent.Refused."""
-        query = tencent.decode_query(query_string)
-        tencent.check_app(query, self._sdk_app_id)
+        """Check and store a callback; return `accepted`, `duplicate` or `blocking`. Raises Refused."""
+        query = decode_query(query_string)
+        check_app(query, self._sdk_app_id)
         now_ms = time.time_ns() // 1_000_000
         if self._tokens:
             self._check_signature(query, now_ms / 1000)
@@ -75,33 +87,33 @@ class Receiver:
             _refuse_browsers(scope)
         item: Arrival | Rejection
         try:
-            callback = tencent.decode(body, now_ms)
+            callback = decode(body, now_ms)
             item, blocking = Arrival(callback, now_ms, query.client_ip, query.platform), callback.blocking
-        except tencent.Invalid as invalid:
+        except Invalid as invalid:
             item = Rejection(body, str(invalid), now_ms, query.client_ip, query.platform)
-            blocking = tencent.is_blocking(query.command)
+            blocking = is_blocking(query.command)
         if blocking:
             self._store_meanwhile(item)
             return "blocking"
         try:
             appended = await self._commits.submit(item)
-        except Refusal as refusal:
-            raise tencent.Refused(503, f"not stored: {refusal}, send it again", "unavailable") from None
+        except NotStored as refusal:
+            raise Refused(503, f"not stored: {refusal}, send it again", "unavailable") from None
         except Exception:  # noqa: BLE001  the writer has logged it: this callback is not known to be on disk
-            raise tencent.Refused(503, _UNAVAILABLE, "unavailable") from None
+            raise Refused(503, _UNAVAILABLE, "unavailable") from None
         if isinstance(item, Rejection):
             self._metrics.quarantined.inc()
-            raise tencent.Refused(400, item.reason, "quarantined")
+            raise Refused(400, item.reason, "quarantined")
         assert appended is not None
         if appended.duplicate:
             self._metrics.duplicates.inc()
             return "duplicate"
         return "accepted"
 
-    def _check_signature(self, query: tencent.Query, now_s: float) -> None:
+    def _check_signature(self, query: Query, now_s: float) -> None:
         try:
-            self.skews_s.append(tencent.check_signature(query, self._tokens, now_s))
-        except tencent.ClockOff as off:
+            self.skews_s.append(check_signature(query, self._tokens, now_s))
+        except ClockOff as off:
             self.skews_s.append(off.skew_s)
             raise
 
@@ -109,7 +121,7 @@ class Receiver:
         """Store a callback that is answered without waiting for that."""
         try:
             self._commits.submit(item, patient=True).add_done_callback(self._note_stored)
-        except Refusal as refusal:
+        except NotStored as refusal:
             self._note_unstored(refusal)
 
     def _note_stored(self, stored: "asyncio.Future[Appended | None]") -> None:
@@ -123,12 +135,12 @@ class Receiver:
         self._metrics.unstored.inc()
         self._refusals.note("unstored", f"a blocking callback was answered OK and not stored: {error}")
 
-    def _refuse(self, refused: tencent.Refused, scope: Scope) -> tuple[int, str, bytes]:
+    def _refuse(self, refused: Refused, scope: Scope) -> tuple[int, str, bytes]:
         """Say why, and log it; to an address that is refused all the time, only that it is."""
         if self._limit is not None and refused.outcome in ("forbidden", "unsigned") and not self._limit.allows(scope):
-            refused = tencent.Refused(429, "too many refused callbacks from this address", "too_many")
+            refused = Refused(429, "too many refused callbacks from this address", "too_many")
         self._refusals.note(refused.outcome, refused.reason)
-        return refused.status_code, refused.outcome, tencent.answer_fail(refused.status_code, refused.reason)
+        return refused.status_code, refused.outcome, answer_fail(refused.status_code, refused.reason)
 
 
 class _Refusals:
@@ -154,20 +166,20 @@ class HungUp(Exception):
 def _refuse_browsers(scope: Scope) -> None:
     """Without a token, a page that is open in a browser here could send callbacks; the real sender is no page."""
     if any(name == b"origin" for name, _ in scope["headers"]):
-        raise tencent.Refused(403, "callbacks do not come from web pages: set a callback token", "forbidden")
+        raise Refused(403, "callbacks do not come from web pages: set a callback token", "forbidden")
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
     """Read the body, no more of it than may be. Raises Refused(413) and HungUp."""
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value[:20]) > tencent.MAX_BODY_BYTES:
+        if name == b"content-length" and value.isdigit() and int(value[:20]) > MAX_BODY_BYTES:
             raise _too_large()  # before it comes
     chunks: list[bytes] = []
     size = 0
     while (message := await receive())["type"] == "http.request":
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size > tencent.MAX_BODY_BYTES:
+        if size > MAX_BODY_BYTES:
             raise _too_large()
         chunks.append(chunk)
         if not message.get("more_body", False):
@@ -175,8 +187,8 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
     raise HungUp
 
 
-def _too_large() -> tencent.Refused:
-    return tencent.Refused(413, f"the body is larger than {tencent.MAX_BODY_BYTES} bytes", "too_large")
+def _too_large() -> Refused:
+    return Refused(413, f"the body is larger than {MAX_BODY_BYTES} bytes", "too_large")
 
 
 async def _send(send: Send, status_code: int, answer: bytes, *headers: tuple[bytes, bytes]) -> None:

@@ -10,8 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from app.infra import sqlite
+from app.infra.errors import DiskSlow, Overloaded
 from app.infra.metrics import Metrics
-from app.log.store import Appended, Arrival, EventStore, Rejection
+from app.log import wal
+from app.log.records import Appended, Arrival, Rejection
+from app.log.store import EventStore
 
 MAX_BATCH = 512
 MAX_WAITING = 8192
@@ -35,18 +38,6 @@ _IDLE_S = 0.2
 
 
 _log = logging.getLogger(__name__)
-
-
-class Refusal(Exception):
-    """A callback is not known to be stored; the message says why."""
-
-
-class Full(Refusal):
-    """Too many callbacks wait for the disk, or the disk has taken too long already."""
-
-
-class Slow(Refusal):
-    """The disk took longer than the sender waits. The callback may still be stored: sent again, it is a duplicate."""
 
 
 class _Waiter(NamedTuple):
@@ -108,15 +99,16 @@ class GroupCommit:
     def submit(self, item: Arrival | Rejection, *, patient: bool = False) -> "asyncio.Future[Appended | None]":
         """Queue an item; the future is done when it is on disk: where it stands, None for a rejection.
 
-        Call it in an event loop. Raises Full; the future raises Full, sqlite.Error or, unless it is patient, Slow.
+        Call it in an event loop. Raises Overloaded; the future raises Overloaded, sqlite.Error or, unless it is
+        patient, DiskSlow.
         """
         size = item.size
         if self._stopping or self._waiting.qsize() >= MAX_WAITING:
-            raise Full("too many callbacks wait")
+            raise Overloaded("too many callbacks wait")
         if self._submitted_bytes - self._taken_bytes + size > MAX_WAITING_BYTES:
-            raise Full("too many callbacks wait")
+            raise Overloaded("too many callbacks wait")
         if self._is_slow():
-            raise Full(_SLOW)
+            raise Overloaded(_SLOW)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Appended | None] = loop.create_future()
         self._submitted_bytes += size
@@ -147,7 +139,7 @@ class GroupCommit:
             self._say_head()
         self._close()
         left_over = self._left_over()
-        _resolve(left_over, [Full("the server stops")] * len(left_over))
+        _resolve(left_over, [Overloaded("the server stops")] * len(left_over))
 
     def _next_batch(self) -> list[_Waiter] | None:
         """What waits, MAX_BATCH at the most; nothing if for some time nobody comes, None at the end."""
@@ -222,10 +214,10 @@ class GroupCommit:
             return
         self._busy_since_s = now_s
         try:
-            pages = self._store.wal_pages()
+            pages = wal.wal_pages(self._store.conn)
             if pages >= _LONG_WAL_PAGES and (idle or self._commit_s < _SLOW_COMMIT_S or pages >= _MAX_WAL_PAGES):
-                self._store.move_wal()
-                pages = self._store.wal_pages()
+                wal.move_wal(self._store.conn)
+                pages = wal.wal_pages(self._store.conn)
                 if pages >= _LONG_WAL_PAGES:  # a reader holds it up: trying at each commit would not help
                     self._tidy_at_s = now_s + _IDLE_S
             self._wal_is_long = pages >= _LONG_WAL_PAGES
@@ -279,7 +271,7 @@ class GroupCommit:
     def _opened(self) -> EventStore:
         if self._store is None:
             self._store = self._open_store()
-            self._store.keep_wal()
+            wal.keep_wal(self._store.conn)
         return self._store
 
     def _close(self) -> None:
@@ -311,7 +303,7 @@ class _Patience:
         while watched and (watched[0][1].done() or watched[0][0] <= latest_s):
             _, future = watched.popleft()
             if not future.done():
-                future.set_exception(Slow(_SLOW))
+                future.set_exception(DiskSlow(_SLOW))
         self._looking = bool(watched)
         if watched:
             loop.call_later(_LOOK_S, self._look, loop)

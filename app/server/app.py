@@ -30,8 +30,9 @@ from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.infra.errors import BadQuestion, BadTime, NotFound, Unavailable
 from app.infra.settings import Secrets
-from app.infra.times import BadTime, parse_time
+from app.infra.times import parse_time
 from app.queries import rooms as queries
 from app.queries.rooms import Queries
 from app.server import sessions
@@ -39,7 +40,7 @@ from app.server.gate import SECURITY_HEADERS, Gate
 from app.server.node import Service
 from app.server.page.routes import PARAMETERS, Pages, page_routes
 from app.server.shortcut import Shortcut
-from app.tencent import body as tencent
+from app.tencent.request import ANSWER_FIELDS, QUERY_FIELDS
 
 STREAM_COMMENT_S = 15.0
 _STREAM_BATCH = 100
@@ -252,15 +253,15 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         resumed = request.headers.get("last-event-id", "")
         if resumed:
             if not (resumed.isascii() and resumed.isdigit() and len(resumed) < 19):
-                raise queries.BadQuestion("Last-Event-ID is not a position")
+                raise BadQuestion("Last-Event-ID is not a position")
             after = int(resumed)
         if bell.streams >= _MAX_STREAMS:
-            raise queries.Unavailable(f"{_MAX_STREAMS} event streams are open already")
+            raise Unavailable(f"{_MAX_STREAMS} event streams are open already")
         head = await ask(lambda it: it.log.head().position, wait=False)
         if after is None:
             after = head
         if after > head:  # nothing would come for long: the client knows another log, or one that was cut off
-            raise queries.BadQuestion(f"position {after} is behind the log's end, {head}: begin again without it")
+            raise BadQuestion(f"position {after} is behind the log's end, {head}: begin again without it")
         return Stream(
             _stream_changes(service, bell, after, lambda: _scope_of(request, secrets) is not None),
             media_type="text/event-stream",
@@ -301,7 +302,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         told = _scope_of(request, secrets) is not None  # errors may quote what is in the rooms
         try:
             found = await ask(lambda it: it.status(), wait=False)
-        except queries.Unavailable as error:
+        except Unavailable as error:
             return Response(Readiness(False, {}, {}, None, str(error) if told else _UNTOLD), status_code=503)
         lag = {name: projection.lag for name, projection in found.projections.items()}
         stopped = {
@@ -387,7 +388,7 @@ async def _stream_changes(
 def _read_changes(service: Service, position: int) -> tuple[list[queries.RoomChange], int]:
     try:
         return service.read(lambda it: it.changes_after(position, _STREAM_BATCH), wait=False)
-    except queries.Unavailable:
+    except Unavailable:
         return [], position  # being rebuilt, or stopped: the stream goes on when the projection does
 
 
@@ -428,11 +429,11 @@ async def _refuse_unknown_parameters(connection: ASGIConnection[Any, Any, Any, A
     known = _PARAMETERS.get(handler.handler_name, set())
     repeated = [name for name, values in connection.query_params.dict().items() if len(values) > 1]
     if repeated:
-        raise queries.BadQuestion(f"parameter {repeated[0][:64]!r} is given more than once")
+        raise BadQuestion(f"parameter {repeated[0][:64]!r} is given more than once")
     unknown = sorted(set(connection.query_params) - known)
     if unknown:
         takes = ", ".join(sorted(known)) or "no parameters"
-        raise queries.BadQuestion(f"unknown parameter {unknown[0][:64]!r}: this route takes {takes}")
+        raise BadQuestion(f"unknown parameter {unknown[0][:64]!r}: this route takes {takes}")
 
 
 _CUT = {"as_of", "known_at"}
@@ -476,9 +477,9 @@ class _Problems:
         """The handler of each kind of error."""
         return {
             BadTime: lambda request, error: self._answer(request, 400, str(error)),
-            queries.BadQuestion: lambda request, error: self._answer(request, 400, str(error)),
-            queries.NotFound: lambda request, error: self._answer(request, 404, str(error)),
-            queries.Unavailable: lambda request, error: self._answer(request, 503, str(error)),
+            BadQuestion: lambda request, error: self._answer(request, 400, str(error)),
+            NotFound: lambda request, error: self._answer(request, 404, str(error)),
+            Unavailable: lambda request, error: self._answer(request, 503, str(error)),
             SignInNeeded: lambda request, error: _sign_in(request),
             HTTPException: self._answer_http_exception,
             Exception: self._answer_bug,
@@ -516,8 +517,8 @@ def _describe_callbacks(app: Litestar) -> None:
     types = {str: OpenAPIType.STRING, int: OpenAPIType.INTEGER}
     answer = Schema(
         type=OpenAPIType.OBJECT,
-        required=list(tencent.ANSWER_FIELDS),
-        properties={name: Schema(type=types[kind]) for name, kind in tencent.ANSWER_FIELDS.items()},
+        required=list(ANSWER_FIELDS),
+        properties={name: Schema(type=types[kind]) for name, kind in ANSWER_FIELDS.items()},
     )
     meanings = {
         200: "It is on disk.",
@@ -543,7 +544,7 @@ def _describe_callbacks(app: Litestar) -> None:
                     required=number == 0,
                     schema=Schema(type=OpenAPIType.STRING),
                 )
-                for number, (name, meaning) in enumerate(tencent.QUERY_FIELDS.items())
+                for number, (name, meaning) in enumerate(QUERY_FIELDS.items())
             ],
             request_body=RequestBody(
                 content={"application/json": OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))},

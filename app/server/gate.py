@@ -7,7 +7,7 @@ from litestar.types import Scope, Send
 
 from app.infra.rate_limit import RateLimit
 from app.infra.settings import Settings
-from app.tencent.body import answer_fail
+from app.tencent.request import answer_fail
 
 MAX_QUERY_BYTES = 8192
 MAX_PATH_BYTES = 4096

@@ -4,15 +4,20 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
+from app.infra.errors import Behind, NewerSchema, NoData, Unavailable
 from app.infra.metrics import Metrics
 from app.infra.rate_limit import RateLimit
 from app.infra.settings import DEFAULT_RATE_LIMIT_PER_S, Settings
+from app.log.files import check_before_commit, create_log, open_own_log
 from app.projector.supervisor import ProjectorProcess
-from app.queries.rooms import Behind, Queries, Unavailable
+from app.projector.upkeep import create_read_models
+from app.queries.reader import open_queries
+from app.queries.rooms import Queries
 from app.receiver.callbacks import Receiver
 from app.receiver.group_commit import GroupCommit
 
@@ -36,10 +41,10 @@ class Service:
         self.data_dir = DataDir(settings.data)
         self.projector = ProjectorProcess(self.data_dir, self.metrics)
         self.commits = GroupCommit(
-            lambda: self.data_dir.open_own_log(settings.sdk_app_id),
+            lambda: open_own_log(self.data_dir, settings.sdk_app_id),
             self.metrics,
             self.projector.wake,
-            self.data_dir.check_before_commit,
+            partial(check_before_commit, self.data_dir),
         )
         per_s = settings.rate_limit_per_s
         limit = RateLimit(DEFAULT_RATE_LIMIT_PER_S if per_s is None else per_s, everyone=per_s is not None)
@@ -52,8 +57,8 @@ class Service:
 
     def start(self) -> None:
         """Open the data directory and start the threads. Raises WrongOwner, OSError and sqlite.Error."""
-        self.data_dir.create(self.settings.sdk_app_id)
-        self.data_dir.create_read_models()
+        create_log(self.data_dir, self.settings.sdk_app_id)
+        create_read_models(self.data_dir)
         for _ in range(_READERS):
             self._readers.put(None)
         self.commits.start()
@@ -137,9 +142,9 @@ class Service:
                 reader[0].close()
                 reader = None
             if reader is None:
-                reader = (self.data_dir.open_queries(), file)
+                reader = (open_queries(self.data_dir, check=False), file)
             yield reader[0]
-        except (*sqlite.UNREADABLE, sqlite.NewerSchema, sqlite.NoData, OSError) as error:
+        except (*sqlite.UNREADABLE, NewerSchema, NoData, OSError) as error:
             if reader is not None:
                 reader[0].close()
             reader = None  # the next one opens it anew

@@ -10,8 +10,9 @@ from urllib.parse import parse_qsl
 import msgspec
 from litestar.types import Scope, Send
 
-from app.infra.times import BadTime, parse_time
-from app.queries.rooms import NotFound, Room, Unavailable
+from app.infra.errors import BadTime, NotFound, Unavailable
+from app.infra.times import parse_time
+from app.queries.rooms import Room
 from app.server.gate import SECURITY_HEADERS
 from app.server.node import MustWait, Service
 

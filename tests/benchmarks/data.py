@@ -8,8 +8,11 @@ import msgspec
 from kit.callbacks import APP_ID
 
 from app.infra.data_dir import DataDir
-from app.log.store import Arrival
+from app.log.files import create_log, open_log
+from app.log.records import Arrival
 from app.ops.simulator import Callbacks
+from app.projector.upkeep import bring_up, open_read_models
+from app.queries.reader import open_queries
 from app.tencent.body import decode
 from benchmarks.lib import CLIENT_IP, Bench, Ran, once, run_program, say
 
@@ -105,7 +108,7 @@ def imported(bench: Bench) -> Imported:
 
 def assert_projected(data: Path) -> None:
     """Whatever was timed has done its work: the projections have read everything."""
-    reader = DataDir(data).open_queries()
+    reader = open_queries(DataDir(data))
     try:
         status = reader.status()
     finally:
@@ -118,8 +121,8 @@ def assert_projected(data: Path) -> None:
 def fill(data: Path, arrivals: Iterable[Arrival], batch: int = _BATCH, *, project: bool = True) -> int:
     """Append arrivals to a data directory, from inside this process; return how many."""
     data_dir = DataDir(data)
-    data_dir.create(APP_ID)
-    log = data_dir.open_log()
+    create_log(data_dir, APP_ID)
+    log = open_log(data_dir)
     waiting: list[Arrival] = []
     count = 0
     try:
@@ -132,9 +135,9 @@ def fill(data: Path, arrivals: Iterable[Arrival], batch: int = _BATCH, *, projec
         if waiting:
             log.append(waiting)
         if project:
-            models = data_dir.open_read_models()
+            models = open_read_models(data_dir)
             try:
-                data_dir.bring_up(log, models)
+                bring_up(data_dir, log, models)
             finally:
                 models.close()
     finally:

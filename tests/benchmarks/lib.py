@@ -24,7 +24,7 @@ from kit.program import PROGRAM, Launched, environment, serve_command
 from kit.wait import wait_until
 
 from app.infra import sqlite
-from app.tencent.body import signed_query
+from app.tencent.sender import signed_query
 
 ROUNDS = 5
 TOKEN = "benchmark-token"

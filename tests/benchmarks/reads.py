@@ -10,9 +10,13 @@ from statistics import median
 import msgspec
 
 from app.infra.data_dir import DataDir
-from app.log.store import Arrival, EventStore
+from app.log.files import open_log
+from app.log.records import Arrival
+from app.log.store import EventStore
 from app.projector.catch_up import catch_up
 from app.projector.read_models import ReadModels
+from app.projector.upkeep import open_read_models
+from app.queries.reader import open_queries
 from app.queries.rooms import Queries
 from benchmarks.data import STEP_MS, T0, Supply, fill, imported, prepared
 from benchmarks.lib import (
@@ -86,7 +90,7 @@ def costs(bench: Bench) -> Costs:
     supply = Supply(22, 1, late=0.0)
     found = Costs({}, {})
     data_dir = DataDir(room.data)
-    log, models = data_dir.open_log(), data_dir.open_read_models()
+    log, models = open_log(data_dir), open_read_models(data_dir)
     try:
         for turn in range(ROUNDS):
             say(f"in-order and late: round {turn + 1} of {ROUNDS}")
@@ -141,7 +145,7 @@ def as_of(bench: Bench) -> list[Line]:
     pick = random.Random(5)
     hot: list[float] = []
     small: list[float] = []
-    queries = DataDir(room.data).open_queries()
+    queries = open_queries(DataDir(room.data))
     try:
         for turn in range(ROUNDS):
             say(f"as-of: round {turn + 1} of {ROUNDS}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from app.log.store import Arrival
+from app.log.records import Arrival
 from app.tencent.body import decode
 from benchmarks.data import assert_projected, fill, imported, now_ms, prepared
 from benchmarks.lib import (

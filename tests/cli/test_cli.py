@@ -24,7 +24,9 @@ from kit.wait import wait_until
 
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
-from app.log.store import Rejection
+from app.infra.errors import NoData
+from app.log.files import open_log
+from app.log.records import Rejection
 from app.ops.import_export import COMMIT_LINES
 from app.projector.fold import STEP
 
@@ -332,7 +334,7 @@ def count(path: Path, table: str) -> int:
     """How many rows there are, 0 while there is no such table or file."""
     try:
         conn = sqlite.open_reader(path)
-    except (sqlite.NoData, sqlite.Error):
+    except (NoData, sqlite.Error):
         return 0
     try:
         (rows,) = conn.execute(f"SELECT count(*) FROM {table}").fetchone()
@@ -364,7 +366,7 @@ def test_memory_does_not_grow_with_what_is_imported(tmp_path: Path) -> None:
     peaks = []
     program = (
         "import sys\n"
-        "from app.cli.main import main as cli\n"
+        "import app.cli.main as cli\n"
         "cli.IMPORT_CACHE_KIB, cli.MAPPED_BYTES = 2048, 0\n"  # bounded as well, but far above what is imported here
         "try:\n"
         "    cli.main(sys.argv[1:])\n"
@@ -1045,7 +1047,7 @@ def test_retry_moves_what_is_valid_now_into_the_log(tmp_path: Path, data_first: 
     data = tmp_path / "data"
     bring_in(data, [body_of("r", T0, RoomName="known")])
     bodies = [body_of("r", T0 + 1, RoomName="released"), b"still bad \xff", body_of("r", T0, RoomName="known")]
-    log = DataDir(data).open_log()  # as an older version would have left them, which knew fewer commands
+    log = open_log(DataDir(data))  # as an older version would have left them, which knew fewer commands
     log.append(
         [], [Rejection(body, "an old rule", T0 + number, "203.0.113.8", "Web") for number, body in enumerate(bodies)]
     )

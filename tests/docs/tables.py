@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from app.cli.main import main
 from app.infra.metrics import Metrics
 from app.infra.settings import VARIABLES
-from app.tencent.body import ANSWER_FIELDS
+from app.tencent.request import ANSWER_FIELDS
 from docs.files import ROOT
 
 METHODS = ("get", "post")

@@ -21,8 +21,10 @@ from kit.program import PROGRAM, Launched, environment, log_path_beside, project
 from kit.wait import wait_until
 
 from app.infra.data_dir import DataDir
+from app.log.files import open_log_reader
 from app.ops.simulator import Callbacks
-from app.tencent.body import decode, signed_query
+from app.tencent.body import decode
+from app.tencent.sender import signed_query
 
 FULL = os.environ.get("FAULTS") == "full"
 RESULTS = Path(__file__).parent / "results.jsonl"
@@ -219,7 +221,7 @@ class Kept(msgspec.Struct):
 
 def kept(data: Path, sent: Sent) -> Kept:
     """Count what is in the log of what was sent."""
-    log = DataDir(data).open_log_reader()
+    log = open_log_reader(DataDir(data))
     try:
         stored = [event_id for (event_id,) in log.conn.execute("SELECT event_id FROM events")]
     finally:

@@ -16,7 +16,10 @@ from kit.wait import wait_until
 from app.infra import sqlite
 from app.infra.data_dir import LOG_FILE, READ_MODELS_FILE, DataDir
 from app.infra.sqlite import open_reader
-from app.projector.read_models import ReadModels
+from app.log import schema
+from app.log.files import open_log, open_log_reader
+from app.projector.read_models import ReadModels, connect_read_models
+from app.projector.upkeep import open_read_models
 from faults.lib import (
     FULL,
     Load,
@@ -218,7 +221,7 @@ def test_a_backup_replaces_nothing(twenty: Path, tmp_path: Path) -> None:
 
 def edit_log(data: Path, sql: str) -> None:
     """Edit a log as somebody could who has its file, and who leaves its triggers as they were."""
-    log = DataDir(data).open_log()
+    log = open_log(DataDir(data))
     with sqlite.transaction(log.conn):
         triggers = log.conn.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
         for name, _ in triggers:
@@ -277,7 +280,7 @@ def test_a_log_with_a_spoilt_page_is_not_backed_up_or_the_backup_is_whole(tmp_pa
             taken += 1
             copy = restored(file, tmp_path / f"restored-{number}")
             assert_verified(copy)
-            assert DataDir(copy).open_log_reader().head().position == 2000
+            assert open_log_reader(DataDir(copy)).head().position == 2000
         else:
             refused += 1
             assert not file.exists()
@@ -295,7 +298,7 @@ def test_a_log_with_a_spoilt_page_is_not_backed_up_or_the_backup_is_whole(tmp_pa
 
 def test_a_newer_log_is_refused_by_every_command_and_stays_as_it_is(twenty: Path, tmp_path: Path) -> None:
     data = twenty
-    log = sqlite.open_log(data / LOG_FILE)
+    log = schema.open_log(data / LOG_FILE)
     log.execute("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, ?)", _NEWER)
     log.close()
     before = (data / LOG_FILE).read_bytes()
@@ -330,7 +333,7 @@ def test_newer_read_models_are_refused_and_made_again_when_they_are_deleted(twen
         "are of layout 2, this": "PRAGMA user_version = 2",
     }
     for number, (what, sql) in enumerate(newer.items()):
-        models = DataDir(data).open_read_models()
+        models = open_read_models(DataDir(data))
         models.conn.execute(sql)
         models.close()
         for command in (("rooms",), ("status",), ("verify",), ("import", os.devnull)):
@@ -343,7 +346,7 @@ def test_newer_read_models_are_refused_and_made_again_when_they_are_deleted(twen
             assert victim.get("/rooms/r")[0] == 503
             assert victim.get("/readyz")[0] == 503
             victim.stop()
-        models = ReadModels(sqlite.open_read_models(data / READ_MODELS_FILE), ALL)
+        models = ReadModels(connect_read_models(data / READ_MODELS_FILE), ALL)
         models.conn.execute("UPDATE projections SET version = 1")
         models.conn.execute("PRAGMA user_version = 1")
         models.close()

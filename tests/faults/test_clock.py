@@ -17,8 +17,10 @@ from kit.wait import wait_until
 
 from app.event import canonical_json
 from app.infra.data_dir import DataDir
-from app.log.store import Record
-from app.tencent.body import compose_update, decode, signed_query
+from app.log.files import open_log_reader
+from app.log.records import Record
+from app.tencent.body import decode
+from app.tencent.sender import compose_update, signed_query
 from faults.lib import TOKEN, Sent, Victim, assert_exact, no_traceback, report, rounds
 
 _HOUR_S = 3600
@@ -146,7 +148,7 @@ def server_clock_s(victim: Victim) -> float:
 
 
 def records_of(data: Path) -> list[Record]:
-    log = DataDir(data).open_log_reader()
+    log = open_log_reader(DataDir(data))
     try:
         return log.tail(0, 10**9)
     finally:

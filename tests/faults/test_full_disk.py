@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kit.wait import wait_until
 
-from app.infra.data_dir import RESERVE_BYTES
+from app.log.files import RESERVE_BYTES
 from faults.batches import (
     Batches,
     assert_blocking_is_answered_at_once,
@@ -31,9 +31,9 @@ _RESERVE = RESERVE_BYTES // _MEGABYTE
 _BYTES_EACH = 20_000
 
 _NO_RESERVE = """
-from app.infra import data_dir
+from app.log import files
 
-data_dir.RESERVE_BYTES = -(1 << 60)
+files.RESERVE_BYTES = -(1 << 60)
 """
 """Python runs it before the program: without what it keeps free, SQLite itself meets the full disk."""
 

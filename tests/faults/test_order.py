@@ -17,10 +17,12 @@ import pytest
 from conftest import T0, body_of
 from test_properties import FailingConnection, PowerGone
 
-import app.log.store
+import app.log.append
 from app.infra import sqlite
-from app.log.store import Arrival, EventStore, Rejection
-from app.ops.verify import verify_log
+from app.log import quarantine, schema
+from app.log.audit import verify_log
+from app.log.records import Arrival, Rejection
+from app.log.store import EventStore
 from app.tencent.body import decode
 from faults.lib import FULL, report
 
@@ -106,7 +108,7 @@ def crash_everywhere(path: Path, prepare: Callable[[EventStore], object], work: 
     while True:
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink()
-        log = EventStore(sqlite.open_log(path))
+        log = EventStore(schema.open_log(path))
         prepare(log)
         before = state_of(log)
         dying: Any = FailingConnection(log.conn, statements)
@@ -116,7 +118,7 @@ def crash_everywhere(path: Path, prepare: Callable[[EventStore], object], work: 
         except PowerGone:
             died = True
         log.close()
-        log = EventStore(sqlite.open_log(path))
+        log = EventStore(schema.open_log(path))
         try:
             if not died:
                 assert state_of(log) != before
@@ -137,7 +139,7 @@ def crash_everywhere(path: Path, prepare: Callable[[EventStore], object], work: 
 def test_a_crash_between_any_two_statements_of_a_bulk_append_leaves_all_or_nothing_and_the_guard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.log.store, "_BULK", 10)
+    monkeypatch.setattr(app.log.append, "_BULK", 10)
     bulk = arrivals_of([*_BODIES, *_BODIES[:5], *_BODIES[3:9]])
     statements = crash_everywhere(
         tmp_path / "events.db", lambda log: log.append(arrivals_of(_BODIES[:6])), lambda log: log.append(bulk)
@@ -159,7 +161,7 @@ def test_a_crash_between_any_two_statements_of_a_release_from_quarantine_leaves_
     (arrival,) = arrivals_of(_BODIES[9:10])
 
     def release(log: EventStore) -> None:
-        (row,) = log.rejected(None, 10)
+        (row,) = quarantine.page(log.conn, None, 10)
         log.release(arrival, row.id)
 
     statements = crash_everywhere(

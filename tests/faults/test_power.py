@@ -17,7 +17,9 @@ from conftest import body_of
 from kit.wait import wait_until
 
 from app.infra.data_dir import DataDir
-from app.ops.verify import Difference, verify
+from app.log.audit import Difference
+from app.ops.verify import verify
+from app.queries.reader import open_queries
 from faults.lib import Load, Sent, Victim, assert_verified, kept, no_traceback, now_ms, report, rounds
 
 _SHUT_DOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN: _IOR('X', 125, __u32)
@@ -27,14 +29,14 @@ _MEGABYTES = 128
 _LESS_SYNCED = """
 from app.infra import sqlite
 
-_as_it_is = sqlite._set_pragmas
+_as_it_is = sqlite.open_writer
 
 
-def _set_pragmas(conn, *, synchronous, cache_kib):
-    _as_it_is(conn, synchronous="NORMAL", cache_kib=cache_kib)
+def open_writer(path, *, synchronous, **more):
+    return _as_it_is(path, synchronous="NORMAL", **more)
 
 
-sqlite._set_pragmas = _set_pragmas
+sqlite.open_writer = open_writer
 """
 """Python runs it before the program: the program has no such setting."""
 
@@ -171,7 +173,7 @@ def _halt(victim: Victim) -> None:
 
 def _verify(data: Path) -> tuple[Difference | None, int]:
     """What differs in a data directory as it is, and how far its read models have read the log."""
-    queries = DataDir(data).open_queries()
+    queries = open_queries(DataDir(data))
     try:
         position = min(queries.models.checkpoint(name).position for name in queries.models.projections)
         return verify(queries.log, queries.models), position

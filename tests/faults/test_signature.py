@@ -21,7 +21,7 @@ from conftest import APP_ID, T0, body_of, projectors_of
 from kit.wait import wait_until
 
 from app.infra.json_logs import JsonFormatter
-from app.tencent.body import ClockOff, Query, Refused, check_signature, sign
+from app.tencent.request import ClockOff, Query, Refused, check_signature, sign
 from faults.lib import Victim, assert_verified, no_traceback, report, rounds, run_program
 
 # ---- row 17 ----

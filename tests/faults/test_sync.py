@@ -40,14 +40,14 @@ _MAY_WAIT = 64 * _MEGABYTE
 _NOT_SYNCED = """
 from app.infra import sqlite
 
-_as_it_is = sqlite._set_pragmas
+_as_it_is = sqlite.open_writer
 
 
-def _set_pragmas(conn, *, synchronous, cache_kib):
-    _as_it_is(conn, synchronous="OFF", cache_kib=cache_kib)
+def open_writer(path, *, synchronous, **more):
+    return _as_it_is(path, synchronous="OFF", **more)
 
 
-sqlite._set_pragmas = _set_pragmas
+sqlite.open_writer = open_writer
 """
 """Python runs it before the program: the program has no such setting."""
 

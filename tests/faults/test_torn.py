@@ -19,7 +19,12 @@ from conftest import APP_ID
 
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
-from app.ops.verify import Difference, verify, verify_log
+from app.infra.errors import NewerSchema, NoData
+from app.log.audit import Difference, verify_log
+from app.log.files import check_log, open_log, open_log_reader
+from app.ops.verify import verify
+from app.projector.upkeep import bring_up, open_read_models
+from app.queries.reader import open_queries
 from faults.lib import Load, Victim, assert_exact, no_traceback, report, rounds, run_program
 
 _WAL_HEADER = 32
@@ -99,7 +104,7 @@ def _wal(data_dir: DataDir) -> Path:
 
 def _events(data_dir: DataDir) -> Rows:
     """The log's rows, as the program reads them."""
-    log = data_dir.open_log_reader()
+    log = open_log_reader(data_dir)
     try:
         return rows_of(log.conn)["events"]
     finally:
@@ -147,12 +152,12 @@ def test_a_torn_wal_leaves_whole_batches_and_nothing_else(tmp_path: Path) -> Non
         where = f"{tear.__name__} at {offset} of {end}"
         expected = left.events[: left.events_before(offset)]
         lost = max(lost, len(left.events) - len(expected))
-        log = torn.open_log()  # as a server, which mends the file
-        models = torn.open_read_models()
+        log = open_log(torn)  # as a server, which mends the file
+        models = open_read_models(torn)
         try:
             assert rows_of(log.conn)["events"] == expected, where
             assert verify_log(log) is None, where
-            torn.bring_up(log, models)  # those that had read further are made again
+            bring_up(torn, log, models)  # those that had read further are made again
             assert verify(log, models) is None, where
             assert log.head().position == len(expected), where
         finally:
@@ -231,13 +236,13 @@ def _all_rows(data_dir: DataDir) -> dict[str, dict[str, Rows]]:
 def said_of(data_dir: DataDir) -> Difference | str | None:
     """What `roomlapse verify` says; the errors are those that the command line makes a sentence of."""
     try:
-        data_dir.check(APP_ID)
-        queries = data_dir.open_queries()
+        check_log(data_dir, APP_ID)
+        queries = open_queries(data_dir)
         try:
             return verify(queries.log, queries.models)
         finally:
             queries.close()
-    except (*sqlite.UNREADABLE, sqlite.NewerSchema, sqlite.NoData) as error:
+    except (*sqlite.UNREADABLE, NewerSchema, NoData) as error:
         return f"{type(error).__name__}: {error}"
 
 

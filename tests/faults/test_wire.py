@@ -15,7 +15,8 @@ import msgspec
 from conftest import APP_ID, T0, body_of
 
 from app.server.connections import MAX_HEAD_BYTES, READ_WITHIN_S, TAKE_WITHIN_S
-from app.tencent.body import MAX_BODY_BYTES, sign
+from app.tencent.body import MAX_BODY_BYTES
+from app.tencent.request import sign
 from faults.lib import FULL, TOKEN, Victim, assert_verified, no_traceback, query_now, report, rounds
 
 _FLAT_BYTES = 48 * 2**20  # what memory may move by, whatever comes

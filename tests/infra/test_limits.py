@@ -13,9 +13,10 @@ from conftest import APP_ID, T0, Server, StartServer, body_of
 from kit.wait import wait_until
 
 from app.infra import rate_limit
+from app.infra.errors import BadSettings
 from app.infra.rate_limit import RateLimit
-from app.infra.settings import BadSettings, read_rate_limit
-from app.tencent.body import signed_query
+from app.infra.settings import read_rate_limit
+from app.tencent.sender import signed_query
 
 TOKEN = "limits-token"
 ELSEWHERE = "198.51.100.7"

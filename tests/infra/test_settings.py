@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from app.infra.settings import BadSettings, Secrets, Settings, is_loopback, read_secrets
+from app.infra.errors import BadSettings
+from app.infra.settings import Secrets, Settings, is_loopback, read_secrets
 
 BOTH = Secrets(("token-one", "token-two"), "api-secret")
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.infra.times import BadTime, format_duration, format_time, parse_time
+from app.infra.errors import BadTime
+from app.infra.times import format_duration, format_time, parse_time
 
 
 @pytest.mark.parametrize(

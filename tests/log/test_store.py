@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 
-import app.log.store
+import app.log.append
 from app.event import BEFORE_ALL, Event, History
 from app.infra import sqlite
-from app.log.store import MAX_REJECTED, Appended, Arrival, EventStore, Head, Rejection
+from app.infra.errors import CorruptFile, NewerSchema, NoData
+from app.log import quarantine, room_index, schema
+from app.log.quarantine import MAX_REJECTED
+from app.log.records import Appended, Arrival, Head, Rejection
+from app.log.store import EventStore
 from app.tencent.body import Callback
 
 UPDATE = "Live.CallbackAfterUpdateRoomInfo"
@@ -56,7 +60,7 @@ def rows(store: EventStore) -> list[tuple[Any, ...]]:
 @pytest.fixture(params=["memory", "file"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventStore]:
     """An empty log, open for writing."""
-    log = EventStore(sqlite.open_log(sqlite.MEMORY if request.param == "memory" else tmp_path / "events.db"))
+    log = EventStore(schema.open_log(sqlite.MEMORY if request.param == "memory" else tmp_path / "events.db"))
     yield log
     log.close()
 
@@ -73,7 +77,7 @@ def open_store(events_db: Path) -> Iterator[Callable[[], EventStore]]:
     stores: list[EventStore] = []
 
     def open_() -> EventStore:
-        stores.append(EventStore(sqlite.open_log(events_db)))
+        stores.append(EventStore(schema.open_log(events_db)))
         return stores[-1]
 
     yield open_
@@ -88,13 +92,13 @@ def test_an_empty_log(store: EventStore) -> None:
     assert store.head() == Head(0, ZEROS, 0)
     assert store.tail(0, 10) == []
     assert store.duplicates() == 0
-    assert store.rejected_count() == 0
+    assert quarantine.count(store.conn) == 0
     assert store.owner() is None
     assert store.get("a") is None
     assert store.unread(0, 2**62) == {}
-    assert store.history("r", upto=2**62) == History([], [])
-    assert list(store.histories(upto=2**62)) == []
-    assert list(store.room_ranges(1)) == [("", None)]
+    assert room_index.history(store, "r", upto=2**62) == History([], [])
+    assert list(room_index.histories(store, upto=2**62)) == []
+    assert list(room_index.room_ranges(store, 1)) == [("", None)]
     assert store.chain_at(0) == ZEROS
     assert store.chain_at(1) is None
     assert store.position_at(2**62) == 0
@@ -220,7 +224,7 @@ def test_a_failing_batch_stores_nothing_at_all(store: EventStore, batch: list[Ar
     with pytest.raises(sqlite.Error):
         store.append(batch, [rejection(2)])
     assert rows(store) == before
-    assert (store.head(), store.duplicates(), store.rejected_count()) == (head, 1, 1)
+    assert (store.head(), store.duplicates(), quarantine.count(store.conn)) == (head, 1, 1)
     assert store.append([arrival("c"), arrival("d")]) == [Appended(3, duplicate=False), Appended(4, duplicate=False)]
 
 
@@ -228,7 +232,7 @@ def test_a_failing_rejection_takes_the_whole_batch_with_it(store: EventStore) ->
     bad = Rejection(None, "no body", 1)  # type: ignore[arg-type]
     with pytest.raises(sqlite.Error):
         store.append([arrival("a"), arrival("a")], [rejection(1), bad])
-    assert (rows(store), store.duplicates(), store.rejected_count()) == ([], 0, 0)
+    assert (rows(store), store.duplicates(), quarantine.count(store.conn)) == ([], 0, 0)
 
 
 TWINS = [digest("ab" * 4 + end) for end in ("", "0" * 55 + "1", "cd" * 28, "cd" * 27 + "ce", "f" * 56)]
@@ -331,13 +335,21 @@ def ids_in(history: History) -> list[str]:
 
 
 def test_history_is_in_event_order_with_ties_by_event_id(history: EventStore) -> None:
-    found = history.history("r", upto=9)
-    assert ids_in(found) == ids(history.records("r", upto=9)) == ["a0", "b", "a", "z", "c", "d"]
-    assert found.positions == [record.position for record in history.records("r", upto=9)] == [7, 2, 5, 4, 9, 1]
-    assert found.events == [record.event for record in history.records("r", upto=9)]
-    assert ids_in(history.history("q", upto=9)) == ids(history.records("q", upto=9)) == ["x1"]
+    found = room_index.history(history, "r", upto=9)
+    assert ids_in(found) == ids(room_index.records(history, "r", upto=9)) == ["a0", "b", "a", "z", "c", "d"]
+    assert (
+        found.positions
+        == [record.position for record in room_index.records(history, "r", upto=9)]
+        == [7, 2, 5, 4, 9, 1]
+    )
+    assert found.events == [record.event for record in room_index.records(history, "r", upto=9)]
+    assert ids_in(room_index.history(history, "q", upto=9)) == ids(room_index.records(history, "q", upto=9)) == ["x1"]
     for unknown in ("unknown", "", "R", "r "):
-        assert ids_in(history.history(unknown, upto=9)) == ids(history.records(unknown, upto=9)) == []
+        assert (
+            ids_in(room_index.history(history, unknown, upto=9))
+            == ids(room_index.records(history, unknown, upto=9))
+            == []
+        )
 
 
 @pytest.mark.parametrize(
@@ -356,8 +368,8 @@ def test_history_is_in_event_order_with_ties_by_event_id(history: EventStore) ->
     ],
 )
 def test_history_after_a_key(history: EventStore, after: tuple[int, str], expected: list[str]) -> None:
-    assert ids_in(history.history("r", after=after, upto=9)) == expected
-    assert ids(history.records("r", after=after, upto=9)) == expected
+    assert ids_in(room_index.history(history, "r", after=after, upto=9)) == expected
+    assert ids(room_index.records(history, "r", after=after, upto=9)) == expected
 
 
 @pytest.mark.parametrize(
@@ -374,7 +386,7 @@ def test_history_after_a_key(history: EventStore, after: tuple[int, str], expect
     ],
 )
 def test_records_until_a_key(history: EventStore, until: tuple[int, str], expected: list[str]) -> None:
-    assert ids(history.records("r", until=until, upto=9)) == expected
+    assert ids(room_index.records(history, "r", until=until, upto=9)) == expected
 
 
 @pytest.mark.parametrize(
@@ -382,8 +394,8 @@ def test_records_until_a_key(history: EventStore, until: tuple[int, str], expect
     [(9, []), (10, ["a0", "b"]), (19, ["a0", "b"]), (20, ["a0", "b", "a", "z"]), (30, ["a0", "b", "a", "z", "c", "d"])],
 )
 def test_history_as_of_counts_the_whole_millisecond(history: EventStore, as_of_ms: int, expected: list[str]) -> None:
-    assert ids_in(history.history("r", as_of_ms=as_of_ms, upto=9)) == expected
-    assert ids(history.records("r", as_of_ms=as_of_ms, upto=9)) == expected
+    assert ids_in(room_index.history(history, "r", as_of_ms=as_of_ms, upto=9)) == expected
+    assert ids(room_index.records(history, "r", as_of_ms=as_of_ms, upto=9)) == expected
 
 
 @pytest.mark.parametrize(
@@ -391,24 +403,24 @@ def test_history_as_of_counts_the_whole_millisecond(history: EventStore, as_of_m
     [(0, []), (1, ["d"]), (2, ["b", "d"]), (3, ["b", "d"]), (5, ["b", "a", "z", "d"]), (8, ["a0", "b", "a", "z", "d"])],
 )
 def test_history_up_to_a_position(history: EventStore, upto: int, expected: list[str]) -> None:
-    assert ids_in(history.history("r", upto=upto)) == expected
-    assert ids(history.records("r", upto=upto)) == expected
+    assert ids_in(room_index.history(history, "r", upto=upto)) == expected
+    assert ids(room_index.records(history, "r", upto=upto)) == expected
 
 
 def test_history_with_all_its_bounds(history: EventStore) -> None:
-    assert ids_in(history.history("r", after=(10, "a0"), as_of_ms=20, upto=4)) == ["b", "z"]
-    found = history.records("r", after=(10, "a0"), until=(30, "c"), as_of_ms=20, upto=4)
+    assert ids_in(room_index.history(history, "r", after=(10, "a0"), as_of_ms=20, upto=4)) == ["b", "z"]
+    found = room_index.records(history, "r", after=(10, "a0"), until=(30, "c"), as_of_ms=20, upto=4)
     assert ids(found) == ["b", "z"]
 
 
 def test_histories_are_room_by_room_in_event_order(history: EventStore) -> None:
     def found(behind: str, last: str | None, upto: int = 9) -> list[tuple[str, list[str]]]:
-        rooms = history.histories(behind=behind, last=last, upto=upto)
+        rooms = room_index.histories(history, behind=behind, last=last, upto=upto)
         return [(room_id, ids_in(one)) for room_id, one in rooms]
 
     room_r = ("r", ["a0", "b", "a", "z", "c", "d"])
     assert found("", None) == found("", "z") == [("q", ["x1"]), room_r, ("s", ["x3"])]
-    assert [(room_id, ids_in(one)) for room_id, one in history.histories(upto=9)] == found("", None)
+    assert [(room_id, ids_in(one)) for room_id, one in room_index.histories(history, upto=9)] == found("", None)
     assert found("", "r") == [("q", ["x1"]), room_r]
     assert found("q", "r") == [room_r]
     assert found("q", None) == [room_r, ("s", ["x3"])]
@@ -416,8 +428,8 @@ def test_histories_are_room_by_room_in_event_order(history: EventStore) -> None:
     assert found("r", "r") == found("s", None) == found("t", "z") == []
     assert found("", None, upto=3) == [("q", ["x1"]), ("r", ["b", "d"])]
     assert found("", None, upto=0) == []
-    for room_id, one in history.histories(upto=9):
-        assert one == history.history(room_id, upto=9)
+    for room_id, one in room_index.histories(history, upto=9):
+        assert one == room_index.history(history, room_id, upto=9)
 
 
 @pytest.fixture
@@ -442,10 +454,10 @@ def test_ranges_of_any_size_have_every_room_once_and_whole(
     head = store.head().position
     found = []
     behind: str | None = ""
-    for begin, last in store.room_ranges(events):
+    for begin, last in room_index.room_ranges(store, events):
         assert begin == behind
         behind = last
-        rooms = list(store.histories(behind=begin, last=last, upto=head))
+        rooms = list(room_index.histories(store, behind=begin, last=last, upto=head))
         found += rooms
         taken = [len(one.events) for _, one in rooms]
         assert sum(taken[:-1]) < events, "a range goes no further than it has to"
@@ -454,44 +466,47 @@ def test_ranges_of_any_size_have_every_room_once_and_whole(
     by_bytes = sorted(sizes, key=lambda room_id: room_id.encode())
     assert [(room_id, len(one.events)) for room_id, one in found] == [(room_id, sizes[room_id]) for room_id in by_bytes]
     for room_id, one in found:
-        assert one == store.history(room_id, upto=head)
-        assert ids(one.events) == ids(store.records(room_id, upto=head))
+        assert one == room_index.history(store, room_id, upto=head)
+        assert ids(one.events) == ids(room_index.records(store, room_id, upto=head))
 
 
 def test_ranges_count_no_events_of_no_room(store: EventStore) -> None:
     store.append([arrival(str(number), room_id=None) for number in range(9)])
-    assert list(store.room_ranges(1)) == [("", None)]
+    assert list(room_index.room_ranges(store, 1)) == [("", None)]
     store.append([arrival("a"), arrival("b")])
-    assert list(store.room_ranges(3)) == [("", None)]
-    assert list(store.room_ranges(2)) == [("", "r"), ("r", None)]
+    assert list(room_index.room_ranges(store, 3)) == [("", None)]
+    assert list(room_index.room_ranges(store, 2)) == [("", "r"), ("r", None)]
 
 
 def test_rooms_that_come_between_two_ranges_are_in_one_of_those_to_come(store: EventStore) -> None:
     store.append([arrival("a", room_id="a"), arrival("c", room_id="c")])
-    ranges = store.room_ranges(1)
+    ranges = room_index.room_ranges(store, 1)
     assert next(ranges) == ("", "a")
     store.append([arrival("b", room_id="b"), arrival("d", room_id="d")])
     assert list(ranges) == [("a", "b"), ("b", "c"), ("c", "d"), ("d", None)]
 
 
 def test_overtakers_came_before_and_sort_behind(history: EventStore) -> None:
-    assert sorted(history.overtakers("r", behind=(10, "a0"), before=7)) == [
+    assert sorted(room_index.overtakers(history, "r", behind=(10, "a0"), before=7)) == [
         (1, (30, "d")),
         (2, (10, "b")),
         (4, (20, "z")),
         (5, (20, "a")),
     ]
-    assert sorted(history.overtakers("r", behind=(20, "a"), before=5)) == [(1, (30, "d")), (4, (20, "z"))]
-    assert list(history.overtakers("r", behind=(30, "d"), before=99)) == []
-    assert list(history.overtakers("r", behind=(10, "b"), before=2)) == [(1, (30, "d"))]
-    assert list(history.overtakers("r", behind=(10, "b"), before=1)) == []
-    assert list(history.overtakers("q", behind=(10, "a0"), before=9)) == [(3, (15, "x1"))]
-    assert list(history.overtakers("r", behind=(10, "a0"), before=5, until_ms=20)) == [(2, (10, "b")), (4, (20, "z"))]
+    assert sorted(room_index.overtakers(history, "r", behind=(20, "a"), before=5)) == [(1, (30, "d")), (4, (20, "z"))]
+    assert list(room_index.overtakers(history, "r", behind=(30, "d"), before=99)) == []
+    assert list(room_index.overtakers(history, "r", behind=(10, "b"), before=2)) == [(1, (30, "d"))]
+    assert list(room_index.overtakers(history, "r", behind=(10, "b"), before=1)) == []
+    assert list(room_index.overtakers(history, "q", behind=(10, "a0"), before=9)) == [(3, (15, "x1"))]
+    assert list(room_index.overtakers(history, "r", behind=(10, "a0"), before=5, until_ms=20)) == [
+        (2, (10, "b")),
+        (4, (20, "z")),
+    ]
 
 
 def test_only_updates_overtake(store: EventStore) -> None:
     store.append([arrival("a", 30, command="Live.CallbackAfterDestroyRoom"), arrival("b", 20), arrival("c", 10)])
-    assert list(store.overtakers("r", behind=(10, "c"), before=3)) == [(2, (20, "b"))]
+    assert list(room_index.overtakers(store, "r", behind=(10, "c"), before=3)) == [(2, (20, "b"))]
 
 
 # ---- what the columns say ----
@@ -546,69 +561,69 @@ def test_a_rejection_is_kept_with_its_raw_bytes(store: EventStore) -> None:
     store.append(
         [], [Rejection(b"\x00\xff not UTF-8", "not UTF-8: byte 1", 123, "::1", "Web"), Rejection(b"", "empty", 124)]
     )
-    newest, oldest = store.rejected(None, 10)
+    newest, oldest = quarantine.page(store.conn, None, 10)
     assert (oldest.body, oldest.reason, oldest.received_at_ms) == (b"\x00\xff not UTF-8", "not UTF-8: byte 1", 123)
     assert (oldest.client_ip, oldest.platform) == ("::1", "Web")
     assert (newest.body, newest.reason, newest.client_ip, newest.platform) == (b"", "empty", None, None)
-    assert store.rejected_count() == 2
+    assert quarantine.count(store.conn) == 2
     assert store.head().position == 0
 
 
 def test_the_quarantine_pages_from_the_newest_on(store: EventStore) -> None:
     store.append([], [rejection(number) for number in range(5)])
-    first = store.rejected(None, 2)
-    second = store.rejected(first[-1].id, 2)
-    third = store.rejected(second[-1].id, 2)
+    first = quarantine.page(store.conn, None, 2)
+    second = quarantine.page(store.conn, first[-1].id, 2)
+    third = quarantine.page(store.conn, second[-1].id, 2)
     assert [[one.reason for one in page] for page in (first, second, third)] == [
         ["reason 4", "reason 3"],
         ["reason 2", "reason 1"],
         ["reason 0"],
     ]
-    assert store.rejected(third[-1].id, 2) == []
+    assert quarantine.page(store.conn, third[-1].id, 2) == []
 
 
 def test_the_quarantine_keeps_the_newest_10_000(store: EventStore) -> None:
     assert MAX_REJECTED == 10_000
     store.append([], [rejection(number) for number in range(10_000)])
-    assert store.rejected_count() == 10_000
-    assert store.rejected(None, 20_000)[-1].reason == "reason 0"
+    assert quarantine.count(store.conn) == 10_000
+    assert quarantine.page(store.conn, None, 20_000)[-1].reason == "reason 0"
     store.append([arrival("a")], [rejection(10_000), rejection(10_001), rejection(10_002)])
-    assert store.rejected_count() == 10_000
-    kept = store.rejected(None, 20_000)
+    assert quarantine.count(store.conn) == 10_000
+    kept = quarantine.page(store.conn, None, 20_000)
     assert (kept[0].reason, kept[-1].reason) == ("reason 10002", "reason 3")
 
 
 def test_the_quarantine_keeps_10_000_also_after_some_were_released(store: EventStore) -> None:
     store.append([], [rejection(number) for number in range(10_000)])
-    for number, one in enumerate(store.rejected(None, 5)):
+    for number, one in enumerate(quarantine.page(store.conn, None, 5)):
         store.release(arrival(f"released {number}"), one.id)
     store.append([], [rejection(10_000)])
-    assert store.rejected_count() == 9_996
-    assert store.rejected(None, 20_000)[-1].reason == "reason 0"
+    assert quarantine.count(store.conn) == 9_996
+    assert quarantine.page(store.conn, None, 20_000)[-1].reason == "reason 0"
 
 
 def test_release_moves_a_body_into_the_log(store: EventStore) -> None:
     store.append([arrival("a")], [rejection(1), rejection(2)])
-    oldest = store.rejected(None, 10)[-1]
+    oldest = quarantine.page(store.conn, None, 10)[-1]
     assert store.release(arrival("b"), oldest.id) == Appended(2, duplicate=False)
     assert ids(store.tail(0, 10)) == ["a", "b"]
-    assert [one.reason for one in store.rejected(None, 10)] == ["reason 2"]
+    assert [one.reason for one in quarantine.page(store.conn, None, 10)] == ["reason 2"]
 
 
 def test_release_of_what_is_in_the_log_already_only_empties_the_quarantine(store: EventStore) -> None:
     store.append([arrival("a")], [rejection(1)])
-    (one,) = store.rejected(None, 10)
+    (one,) = quarantine.page(store.conn, None, 10)
     assert store.release(arrival("a"), one.id) == Appended(1, duplicate=True)
     assert ids(store.tail(0, 10)) == ["a"]
-    assert store.rejected_count() == 0
+    assert quarantine.count(store.conn) == 0
 
 
 def test_a_release_that_fails_leaves_the_quarantine_as_it_was(store: EventStore) -> None:
     store.append([], [rejection(1)])
-    (one,) = store.rejected(None, 10)
+    (one,) = quarantine.page(store.conn, None, 10)
     with pytest.raises(sqlite.Error):
         store.release(BAD, one.id)
-    assert store.rejected(None, 10) == [one]
+    assert quarantine.page(store.conn, None, 10) == [one]
     assert rows(store) == []
 
 
@@ -687,7 +702,7 @@ def test_a_row_whose_body_is_no_json_can_still_be_read(store: EventStore, body: 
 
 
 def test_a_large_batch_is_stored_like_a_small_one(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.log.store, "_BULK", 3)
+    monkeypatch.setattr(app.log.append, "_BULK", 3)
     store.append([arrival("a"), arrival("b")])
     assert [appended.position for appended in store.append([arrival(id_) for id_ in "cbdeaf"])] == [3, 2, 4, 5, 1, 6]
     assert ids(store.tail(0, 10)) == ["a", "b", "c", "d", "e", "f"]
@@ -697,7 +712,7 @@ def test_a_large_batch_is_stored_like_a_small_one(store: EventStore, monkeypatch
 def test_after_a_large_batch_the_log_is_guarded_as_before(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     guards = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' ORDER BY name"
     before = store.conn.execute(guards).fetchall()
-    monkeypatch.setattr(app.log.store, "_BULK", 3)
+    monkeypatch.setattr(app.log.append, "_BULK", 3)
     store.append([arrival(id_) for id_ in "abc"])
     assert store.conn.execute(guards).fetchall() == before
     bad: Any = "no time"
@@ -811,7 +826,7 @@ def test_every_commit_is_synced_and_readers_do_not_wait(open_store: Callable[[],
 
 def test_path_is_the_file_and_empty_in_memory(events_db: Path, open_store: Callable[[], EventStore]) -> None:
     assert Path(open_store().path).samefile(events_db)
-    memory = EventStore(sqlite.open_log(sqlite.MEMORY))
+    memory = EventStore(schema.open_log(sqlite.MEMORY))
     assert memory.path == ""
     memory.close()
 
@@ -820,12 +835,18 @@ def test_reopening_twice_keeps_everything(open_store: Callable[[], EventStore]) 
     store = open_store()
     store.append([arrival("a"), arrival("b"), arrival("a")], [rejection(1), rejection(2)])
     store.claim("0014")
-    before = (rows(store), store.head(), store.duplicates(), store.rejected(None, 10), store.owner())
-    assert before[2:] == (1, store.rejected(None, 10), "0014")
+    before = (rows(store), store.head(), store.duplicates(), quarantine.page(store.conn, None, 10), store.owner())
+    assert before[2:] == (1, quarantine.page(store.conn, None, 10), "0014")
     store.close()
     for _ in range(2):
         store = open_store()
-        assert (rows(store), store.head(), store.duplicates(), store.rejected(None, 10), store.owner()) == before
+        assert (
+            rows(store),
+            store.head(),
+            store.duplicates(),
+            quarantine.page(store.conn, None, 10),
+            store.owner(),
+        ) == before
         store.close()
     store = open_store()
     assert store.append([arrival("b"), arrival("c")]) == [Appended(2, duplicate=True), Appended(3, duplicate=False)]
@@ -877,13 +898,13 @@ def test_a_reader_cannot_write(
     with pytest.raises(sqlite.Error, match="readonly"):
         reader.execute(statement)
     reader.close()
-    assert (writer.head().position, writer.rejected_count()) == (1, 1)
+    assert (writer.head().position, quarantine.count(writer.conn)) == (1, 1)
 
 
 def test_a_reader_of_nothing_says_so_and_makes_nothing(events_db: Path) -> None:
-    with pytest.raises(sqlite.NoData, match=r"events\.db"):
+    with pytest.raises(NoData, match=r"events\.db"):
         sqlite.open_reader(events_db)
-    with pytest.raises(sqlite.NoData):
+    with pytest.raises(NoData):
         sqlite.open_reader(events_db.parent)
     assert list(events_db.parent.iterdir()) == []
 
@@ -892,7 +913,7 @@ def test_a_reader_of_nothing_says_so_and_makes_nothing(events_db: Path) -> None:
 def test_odd_paths_lead_to_the_same_file_for_writers_and_readers(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "events.db"
     path.parent.mkdir()
-    writer = EventStore(sqlite.open_log(path))
+    writer = EventStore(schema.open_log(path))
     writer.append([arrival("a")])
     reader = EventStore(sqlite.open_reader(path))
     assert ids(reader.tail(0, 10)) == ["a"]
@@ -911,11 +932,11 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(
         "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"
         " VALUES ('roomlapse.events', 'split_body', '2030-01-01 00:00:00+00:00')"
     )
-    schema = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
-    before = (rows(store), store.conn.execute(schema).fetchall())
-    with pytest.raises(sqlite.NewerSchema, match="newer"):
-        sqlite.open_log(events_db)
-    assert (rows(store), store.conn.execute(schema).fetchall()) == before
+    tables = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
+    before = (rows(store), store.conn.execute(tables).fetchall())
+    with pytest.raises(NewerSchema, match="newer"):
+        schema.open_log(events_db)
+    assert (rows(store), store.conn.execute(tables).fetchall()) == before
 
 
 def test_migrations_of_others_in_the_same_file_are_none_of_ours(open_store: Callable[[], EventStore]) -> None:
@@ -930,8 +951,8 @@ def test_migrations_of_others_in_the_same_file_are_none_of_ours(open_store: Call
 def test_a_file_that_is_no_database_is_an_error(events_db: Path) -> None:
     content = b"this is not a database, " * 100
     events_db.write_bytes(content)
-    with pytest.raises(sqlite.Error):
-        sqlite.open_log(events_db)
+    with pytest.raises(CorruptFile):
+        schema.open_log(events_db)
     assert events_db.read_bytes() == content
 
 
@@ -965,10 +986,10 @@ def test_nothing_that_is_looked_up_takes_reading_the_whole_log(history: EventSto
     history.get("a")
     history.get(digest("abababab"))
     history.append([arrival(str(number)) for number in range(3)])
-    history.history("r", upto=9)
-    list(history.histories(behind="q", last="r", upto=9))
-    list(history.records("r", upto=9))
-    list(history.overtakers("r", behind=(10, "a"), before=7))
+    room_index.history(history, "r", upto=9)
+    list(room_index.histories(history, behind="q", last="r", upto=9))
+    list(room_index.records(history, "r", upto=9))
+    list(room_index.overtakers(history, "r", behind=(10, "a"), before=7))
     history.unread(3, 9)
     history.position_at(100)
     history.conn.set_trace_callback(None)
@@ -996,10 +1017,10 @@ def test_opening_a_log_again_leaves_the_locks_that_this_process_has_on_it(tmp_pa
         return done.returncode != 0
 
     path = tmp_path / "events.db"
-    first = sqlite.open_log(path)
+    first = schema.open_log(path)
     first.execute("SELECT count(*) FROM events").fetchone()
     assert is_locked()
-    for open_ in (sqlite.open_log, sqlite.open_reader):
+    for open_ in (schema.open_log, sqlite.open_reader):
         open_(path).close()
         assert is_locked(), open_.__name__
     first.close()

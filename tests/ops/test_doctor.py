@@ -19,11 +19,13 @@ from conftest import APP_ID, PROGRAM, StartServer, body_of, environment
 from faults.lib import FULL, TOKEN, Victim, now_ms, run_program
 from kit.wait import wait_until
 
-from app.event import event_id_of, parse_json
+from app.event import event_id_of
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
-from app.log.store import next_chain
-from app.tencent.body import signed_query
+from app.infra.strict_json import parse_json
+from app.log.files import open_log, open_log_reader
+from app.log.records import next_chain
+from app.tencent.sender import signed_query
 
 API, ADMIN = "canary-api-token", "canary-admin-token"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -435,7 +437,7 @@ def test_a_directory_that_takes_no_file_is_found(some_data: Path, tmp_path: Path
 
 def edit(data: Path, sql: str, *args: Any) -> None:
     """Change the log as somebody could who has its file, and who leaves its triggers as they were."""
-    log = DataDir(data).open_log()
+    log = open_log(DataDir(data))
     with sqlite.transaction(log.conn):
         triggers = log.conn.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
         for name, _ in triggers:
@@ -479,7 +481,7 @@ def test_a_row_that_is_missing_among_them_is_found_and_so_is_a_rewrite_against_t
 
 def rewrite_last_event(data: Path) -> None:
     """Change the last event and compute its id and chain anew, as somebody who knows the rules would."""
-    log = DataDir(data).open_log_reader()
+    log = open_log_reader(DataDir(data))
     before, last = log.tail(1198, 2)
     log.close()
     body = last.body.replace("bob", "eve")

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from app.event import BEFORE_ALL, Event, History
-from app.projector.fold import STEP, ProjectionFailed, Run, Saved, fold, row_key, start
+from app.infra.errors import ProjectionFailed
+from app.projector.fold import STEP, Run, Saved, fold, row_key, start
 from projections import ALL, Projection, visibility
 
 UPDATE = "Live.CallbackAfterUpdateRoomInfo"

@@ -10,7 +10,7 @@ import pytest
 from conftest import T0, Server, StartServer, body_of, projectors_of, run
 from kit.wait import wait_until
 
-from app.infra import sqlite
+from app.log import schema
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the projector's process in /proc")
 
@@ -91,7 +91,7 @@ def test_a_log_that_cannot_be_read_is_told_by_whoever_is_asked_and_callbacks_are
     assert server.post(body_of("r", T0)).status_code == 200
     assert server.post(body_of("other", T0)).status_code == 200
     assert server.stop() == 0
-    conn = sqlite.open_log(server.data / "events.db")
+    conn = schema.open_log(server.data / "events.db")
     (guard,) = conn.execute("SELECT sql FROM sqlite_schema WHERE name = 'events_no_update'").fetchone()
     conn.execute("DROP TRIGGER events_no_update")
     conn.execute("UPDATE events SET body = '{' WHERE position = 1")

@@ -13,13 +13,17 @@ from conftest import T0, body_of
 from app.event import Event
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
-from app.log.store import Arrival, EventStore
+from app.infra.errors import Behind, NewerSchema, NoData, ProjectionFailed, Unavailable
+from app.log import schema
+from app.log.records import Arrival
+from app.log.store import EventStore
 from app.ops.verify import verify
 from app.projector import read_models
 from app.projector.catch_up import REBUILD_PREFIX, catch_up, catch_up_all, rebuild, resume
-from app.projector.fold import STEP, ProjectionFailed
-from app.projector.read_models import Checkpoint, ReadModels
-from app.queries.rooms import Behind, Queries, Unavailable
+from app.projector.fold import STEP
+from app.projector.read_models import Checkpoint, ReadModels, connect_read_models
+from app.projector.upkeep import bring_up
+from app.queries.rooms import Queries
 from app.tencent.body import decode
 from projections import ALL, Projection
 
@@ -64,7 +68,7 @@ Open = Callable[[Projection], ReadModels]
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[EventStore]:
-    store = EventStore(sqlite.open_log(tmp_path / "events.db"))
+    store = EventStore(schema.open_log(tmp_path / "events.db"))
     yield store
     store.close()
 
@@ -75,7 +79,7 @@ def open_models(tmp_path: Path) -> Iterator[Open]:
     opened: list[ReadModels] = []
 
     def open_(more: Projection) -> ReadModels:
-        conn = sqlite.open_read_models(tmp_path / "read_models.db")
+        conn = connect_read_models(tmp_path / "read_models.db")
         opened.append(ReadModels(conn, {"members": more, **ALL}))
         opened[-1].create()
         return opened[-1]
@@ -322,19 +326,19 @@ def test_who_lets_a_projection_try_again_forgets_what_others_have_overtaken(log:
 def test_a_newer_version_that_fails_on_the_past_does_not_stop_the_others(tmp_path: Path, log: EventStore) -> None:
     add(log, 1, 7, 3)
     data_dir = DataDir(tmp_path)
-    old = ReadModels(sqlite.open_read_models(tmp_path / "read_models.db"), {"members": members(), **ALL})
+    old = ReadModels(connect_read_models(tmp_path / "read_models.db"), {"members": members(), **ALL})
     old.create()
     catch_up_all(log, old)
     old.close()
     add(log, 4)
-    new = ReadModels(sqlite.open_read_models(tmp_path / "read_models.db"), {"members": members(2, "7"), **ALL})
-    data_dir.bring_up(log, new)
+    new = ReadModels(connect_read_models(tmp_path / "read_models.db"), {"members": members(2, "7"), **ALL})
+    bring_up(data_dir, log, new)
     assert positions(new) == {"members": 3, "current_room": 4, "change_counts": 4, "visibility": 4}
     assert "no such room size" in (new.checkpoint("members").error or "")
     assert Queries(log, new).room("r").events == 4
     new.close()
-    mended = ReadModels(sqlite.open_read_models(tmp_path / "read_models.db"), {"members": members(2), **ALL})
-    data_dir.bring_up(log, mended)
+    mended = ReadModels(connect_read_models(tmp_path / "read_models.db"), {"members": members(2), **ALL})
+    bring_up(data_dir, log, mended)
     assert set(positions(mended).values()) == {4}
     assert mended.checkpoint("members").version == 2
     mended.close()
@@ -360,7 +364,7 @@ def test_read_models_of_an_older_layout_are_begun_anew(log: EventStore, open_mod
     models.conn.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT)")
     models.conn.execute("INSERT INTO notes (text) VALUES ('an analyst was here')")
     models.conn.execute("PRAGMA user_version = 0")
-    with pytest.raises(sqlite.NoData, match="roomlapse rebuild"):
+    with pytest.raises(NoData, match="roomlapse rebuild"):
         models.check_layout()
     again = open_models(members())
     again.check_layout()
@@ -369,7 +373,7 @@ def test_read_models_of_an_older_layout_are_begun_anew(log: EventStore, open_mod
     catch_up_all(log, again)
     assert Queries(log, again).room("r").events == 2
     again.conn.execute("PRAGMA user_version = 99")
-    with pytest.raises(sqlite.NewerSchema, match="layout 99"):
+    with pytest.raises(NewerSchema, match="layout 99"):
         open_models(members())
     assert set(positions(again).values()) == {2}
 
@@ -412,12 +416,12 @@ def test_read_models_of_another_log_are_refused_and_rebuilt(tmp_path: Path, log:
     models = open_models(members())
     add(log, 1, 2, 3)
     catch_up_all(log, models)
-    other = EventStore(sqlite.open_log(tmp_path / "other.db"))
+    other = EventStore(schema.open_log(tmp_path / "other.db"))
     add(other, 9, 8, 7, 6)
     with pytest.raises(Unavailable, match="rebuilt"):
         Queries(other, models).room("r")
     assert not catch_up(other, models).events
-    DataDir(tmp_path).bring_up(other, models)
+    bring_up(DataDir(tmp_path), other, models)
     assert Queries(other, models).room("r").events == 4
     other.close()
 
@@ -534,7 +538,7 @@ def test_how_many_rooms_are_remembered_changes_nothing_in_the_rows(
     bodies = [body for room_id in rooms for body in updates(room_id, 0, STEP + rooms.index(room_id) - 1)]
     random.Random(batch).shuffle(bodies)
     append(log, bodies)
-    many = ReadModels(sqlite.open_read_models(tmp_path / "many.db"), {"members": members(), **ALL})
+    many = ReadModels(connect_read_models(tmp_path / "many.db"), {"members": members(), **ALL})
     many.create()
     while catch_up(log, many, batch).more:
         pass

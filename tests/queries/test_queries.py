@@ -15,10 +15,13 @@ from oracle import Oracle
 import app.projector.fold
 import app.projector.read_models
 from app.infra import sqlite
-from app.log.store import Arrival, EventStore
+from app.infra.errors import BadQuestion, NotFound
+from app.log import schema
+from app.log.records import Arrival
+from app.log.store import EventStore
 from app.projector.catch_up import catch_up_all
-from app.projector.read_models import ReadModels
-from app.queries.rooms import BadQuestion, NotFound, Queries
+from app.projector.read_models import ReadModels, connect_read_models
+from app.queries.rooms import Queries
 from app.tencent.body import decode
 from projections import ALL
 
@@ -41,8 +44,8 @@ class World:
     """A log and its read models in memory, with the oracle beside them."""
 
     def __init__(self) -> None:
-        self.log = EventStore(sqlite.open_log(sqlite.MEMORY))
-        self.models = ReadModels(sqlite.open_read_models(sqlite.MEMORY), ALL)
+        self.log = EventStore(schema.open_log(sqlite.MEMORY))
+        self.models = ReadModels(connect_read_models(sqlite.MEMORY), ALL)
         self.models.create()
         self.queries = Queries(self.log, self.models)
         self.oracle = Oracle()

@@ -13,11 +13,14 @@ from conftest import APP_ID, T0, body_of
 from kit.wait import wait_until
 
 from app.infra import sqlite
+from app.infra.errors import DiskSlow, Overloaded
 from app.infra.metrics import Metrics
-from app.log.store import GENESIS, Appended, Arrival, EventStore, Rejection, next_chain
+from app.log import quarantine, schema, wal
+from app.log.records import GENESIS, Appended, Arrival, Rejection, next_chain
+from app.log.store import EventStore
 from app.receiver import group_commit
 from app.receiver.callbacks import Receiver
-from app.receiver.group_commit import ANSWER_WITHIN_S, MAX_BATCH, MAX_WAITING, Full, GroupCommit, Slow
+from app.receiver.group_commit import ANSWER_WITHIN_S, MAX_BATCH, MAX_WAITING, GroupCommit
 from app.tencent.body import decode
 
 Spoil = Callable[[EventStore], None]
@@ -53,7 +56,7 @@ class Opener:
             spoil = self.spoils.pop(0)
         if spoil is None:
             raise sqlite.Error("unable to open database file")
-        store = EventStore(sqlite.open_log(self.path))
+        store = EventStore(schema.open_log(self.path))
         spoil(store)
         return store
 
@@ -96,7 +99,7 @@ class Harness:
     async def submit_when_taken(self, item: Arrival) -> Appended | None:
         """Submit an item again and again until there is room for it, and wait for it."""
         while True:
-            with suppress(Full):
+            with suppress(Overloaded):
                 return await self.commits.submit(item)
             await asyncio.sleep(0.01)
 
@@ -119,7 +122,7 @@ class Harness:
 
     def quarantined(self) -> list[bytes]:
         reader = self.opener.reader()
-        bodies = [row.body for row in reader.rejected(None, 100)]
+        bodies = [row.body for row in quarantine.page(reader.conn, None, 100)]
         reader.close()
         return bodies
 
@@ -238,7 +241,7 @@ def test_above_max_waiting_it_is_full_and_stop_commits_what_waits(tmp_path: Path
 
     async def work() -> list[Outcome]:
         futures = [harness.commits.submit(item) for item in items]
-        with pytest.raises(Full):
+        with pytest.raises(Overloaded):
             harness.commits.submit(arrival(MAX_WAITING))
         harness.commits.start()
         await asyncio.to_thread(harness.commits.stop)
@@ -256,7 +259,7 @@ def test_nothing_is_taken_after_stop(tmp_path: Path) -> None:
     async def work() -> None:
         assert await harness.as_first_batch(arrival(1)) == [Appended(1, duplicate=False)]
         await asyncio.to_thread(harness.commits.stop)
-        with pytest.raises(Full):
+        with pytest.raises(Overloaded):
             harness.commits.submit(arrival(2))
 
     harness.run(work())
@@ -300,7 +303,7 @@ class WriteLock:
     """Holds the log's write lock until it is let go."""
 
     def __init__(self, path: Path) -> None:
-        self._conn = sqlite.open_log(path)
+        self._conn = schema.open_log(path)
         self._conn.execute("BEGIN IMMEDIATE")
 
     def let_go(self) -> None:
@@ -317,9 +320,9 @@ def test_who_waits_too_long_is_refused_in_time_and_stored_all_the_same(tmp_path:
         loop = asyncio.get_running_loop()
         begin_s = loop.time()
         outcomes = await harness.submit_all(arrival(1), arrival(2))
-        assert [type(outcome) for outcome in outcomes] == [Slow, Slow]
+        assert [type(outcome) for outcome in outcomes] == [DiskSlow, DiskSlow]
         assert ANSWER_WITHIN_S <= loop.time() - begin_s < 2  # the sender's patience
-        with pytest.raises(Full, match="the disk is slow"):
+        with pytest.raises(Overloaded, match="the disk is slow"):
             harness.commits.submit(arrival(3))
         lock.let_go()
         assert await harness.submit_when_taken(arrival(2)) == Appended(2, duplicate=True)
@@ -337,7 +340,7 @@ def test_what_waits_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.Monk
 
     async def work() -> None:
         waiting = harness.commits.submit(large)
-        with pytest.raises(Full):
+        with pytest.raises(Overloaded):
             harness.commits.submit(arrival(2, CustomInfo="x" * 6000))
         harness.commits.start()
         await waiting
@@ -398,7 +401,7 @@ needs_sound_library = pytest.mark.skipif(
 def wal_pages(harness: Harness) -> int:
     reader = harness.opener.reader()
     try:
-        return reader.wal_pages()
+        return wal.wal_pages(reader.conn)
     finally:
         reader.close()
 
@@ -480,24 +483,24 @@ def test_a_wal_that_a_reader_holds_up_is_moved_when_he_is_gone(tmp_path: Path) -
     harness.commits.stop()
 
 
-class SlowToMove(EventStore):
-    """A log that it takes two seconds to move the WAL of."""
-
-    def move_wal(self) -> None:
-        time.sleep(2)
-        super().move_wal()
-
-
 @needs_sound_library
-def test_while_moving_the_wal_takes_long_it_is_known_and_who_comes_is_refused(tmp_path: Path) -> None:
+def test_while_moving_the_wal_takes_long_it_is_known_and_who_comes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move_wal = wal.move_wal
+
+    def move_wal_slowly(conn: sqlite.Connection) -> None:
+        time.sleep(2)
+        move_wal(conn)
+
+    monkeypatch.setattr(wal, "move_wal", move_wal_slowly)
     harness = Harness(tmp_path)
-    commits = GroupCommit(lambda: SlowToMove(sqlite.open_log(harness.opener.path)), harness.metrics)
-    harness.commits = commits
+    commits = harness.commits
 
     async def work() -> None:
         await harness.as_first_batch(*map(large, range(100)))
         await asyncio.to_thread(wait_until, lambda: commits.trouble() == "the disk is slow")
-        with pytest.raises(Full, match="the disk is slow"):
+        with pytest.raises(Overloaded, match="the disk is slow"):
             commits.submit(arrival(100))
         await asyncio.to_thread(wait_until, lambda: commits.trouble() is None)
         assert await commits.submit(arrival(100)) == Appended(101, duplicate=False)
@@ -514,19 +517,19 @@ def forbid_looking(store: EventStore) -> None:
     store.conn.set_authorizer(lambda _action, _name, value, *_: 1 if value == "NOOP" else 0)
 
 
-def run_out_of_memory(store: EventStore) -> None:
-    def raise_memory_error() -> None:
+@needs_sound_library
+@pytest.mark.parametrize(
+    "spoil", [forbid_moving, forbid_looking, None], ids=["forbid_moving", "forbid_looking", "run_out_of_memory"]
+)
+def test_a_wal_that_cannot_be_moved_costs_no_callback_and_is_said_seldom(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, spoil: Spoil | None
+) -> None:
+    def raise_memory_error(_: sqlite.Connection) -> None:
         raise MemoryError
 
-    store.move_wal = raise_memory_error  # type: ignore[method-assign]
-
-
-@needs_sound_library
-@pytest.mark.parametrize("spoil", [forbid_moving, forbid_looking, run_out_of_memory])
-def test_a_wal_that_cannot_be_moved_costs_no_callback_and_is_said_seldom(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Spoil
-) -> None:
-    harness = Harness(tmp_path, spoil)
+    if spoil is None:
+        monkeypatch.setattr(wal, "move_wal", raise_memory_error)
+    harness = Harness(tmp_path) if spoil is None else Harness(tmp_path, spoil)
 
     async def work() -> None:
         for begin in range(0, 300, 100):

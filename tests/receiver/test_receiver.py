@@ -16,7 +16,7 @@ from conftest import APP_ID, T0, UPDATE, Server, body_of
 from oracle import canonical
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.tencent.body import sign
+from app.tencent.request import sign
 
 OK = {"ActionStatus": "OK", "ErrorInfo": "", "ErrorCode": 0}
 LIMIT = 65_536

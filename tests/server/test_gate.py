@@ -15,10 +15,12 @@ import pytest
 from conftest import APP_ID, T0, UPDATE, Server, StartServer, body_of, run
 from kit.wait import wait_until
 
+from app.infra.errors import BadSettings
 from app.infra.rate_limit import RateLimit
-from app.infra.settings import BadSettings, Secrets, Settings, read_allowed_hosts
+from app.infra.settings import Secrets, Settings, read_allowed_hosts
+from app.log import schema
 from app.server.gate import MAX_PATH_BYTES, MAX_QUERY_BYTES, SECURITY_HEADERS, Gate
-from app.tencent.body import sign
+from app.tencent.request import sign
 
 API, ADMIN, CALLBACK = "gate-api-token", "gate-admin-token", "gate-callback-token"
 BLOCKING = "Live.CallbackBeforeSendGift"
@@ -380,12 +382,11 @@ def test_a_blocking_callback_that_is_not_signed_or_not_ours_is_refused_all_the_s
 
 def test_a_blocking_callback_is_answered_while_the_log_cannot_be_written(start_server: StartServer) -> None:
     """Somebody else holds the log's write lock: others wait, who is held up does not."""
-    from app.infra import sqlite
 
     server = start_server()
     assert server.post(body_of("r", T0)).status_code == 200
     body = json.dumps({"CallbackCommand": BLOCKING, "RoomId": "r"}).encode()
-    holder = sqlite.open_log(server.data / "events.db")
+    holder = schema.open_log(server.data / "events.db")
     holder.execute("BEGIN IMMEDIATE")
     try:
         connection = HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]), timeout=1.4)

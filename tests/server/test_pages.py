@@ -20,6 +20,7 @@ from app.cli.tables import visible
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
 from app.infra.times import format_time
+from app.projector.upkeep import open_read_models
 from app.server.page.views import text_of
 
 READ_TOKEN, ADMIN_TOKEN = "reader-ß-token", "admin-token"
@@ -1045,7 +1046,7 @@ def test_a_receiver_of_unsigned_callbacks_says_so_on_every_page(town: Server) ->
 
 def stop_projection(data: Path, name: str, error: str) -> None:
     """Leave in the read models what a projection leaves there that an event has stopped."""
-    models = DataDir(data).open_read_models()
+    models = open_read_models(DataDir(data))
     with sqlite.transaction(models.conn):
         models.save_checkpoint(name, msgspec.structs.replace(models.checkpoint(name), error=error))
     models.close()

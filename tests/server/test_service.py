@@ -7,7 +7,7 @@ import pytest
 from conftest import T0, StartServer, body_of, run
 from kit.wait import wait_until
 
-from app.infra import sqlite
+from app.projector.read_models import connect_read_models
 
 
 def remove_read_models(data: Path) -> None:
@@ -51,7 +51,7 @@ def test_questions_about_the_log_do_not_wait_for_those_about_rooms(start_server:
     server = start_server()
     assert server.post(body_of("r", T0)).status_code == 200
     assert server.get("/rooms/r")["events"] == 1
-    holder = sqlite.open_read_models(server.data / "read_models.db")
+    holder = connect_read_models(server.data / "read_models.db")
     holder.execute("BEGIN IMMEDIATE")  # as a long swap would
     try:
         assert server.post(body_of("r", T0 + 1)).status_code == 200

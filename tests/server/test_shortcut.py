@@ -9,7 +9,8 @@ import pytest
 from conftest import APP_ID, T0, StartServer, body_of
 
 from app.infra.settings import Secrets, Settings
-from app.log.store import Arrival
+from app.log.files import open_log
+from app.log.records import Arrival
 from app.server.node import Service
 from app.server.shortcut import Shortcut
 from app.tencent.body import decode
@@ -35,7 +36,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
     """A service with one room, open or closed by a token."""
     started = Service(Settings(APP_ID, tmp_path / "data", secrets=Secrets(api_token=request.param)))
     started.start()
-    log = started.data_dir.open_log()
+    log = open_log(started.data_dir)
     log.append([Arrival(decode(body_of("r", T0, RoomName="é"), T0), T0)])
     log.close()
     assert started.wait_for(1, 20)
@@ -91,7 +92,7 @@ def test_without_the_right_token_nothing_is_answered(service: Service, given: by
 
 
 def test_read_models_that_are_behind_are_left_to_the_routes(service: Service) -> None:
-    log = service.data_dir.open_log()
+    log = open_log(service.data_dir)
     log.append([Arrival(decode(body_of("r", T0 + 1), T0 + 1), T0)])
     log.close()
     service.projector.stop()  # nobody reads it any more

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.infra.settings import Secrets
 from app.server.sessions import LASTS_S, READ, write_cookie
-from app.tencent.body import sign
+from app.tencent.request import sign
 
 HOST, CAFE, BARE = "host 1/2".replace("/", "?"), "Café-Süd", "bare"
 ROOMS = (HOST, CAFE, BARE)

@@ -10,23 +10,9 @@ from conftest import APP_ID, T0, UPDATE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tencent.body import (
-    Callback,
-    Invalid,
-    Query,
-    Refused,
-    answer_fail,
-    answer_ok,
-    check_app,
-    check_signature,
-    command_of,
-    decode,
-    decode_query,
-    operator_of,
-    read_event,
-    sign,
-    signed_query,
-)
+from app.tencent.body import Callback, Invalid, command_of, decode, operator_of, read_event
+from app.tencent.request import Query, Refused, answer_fail, answer_ok, check_app, check_signature, decode_query, sign
+from app.tencent.sender import signed_query
 
 TOKEN = "xxxxyyyy"
 REQUEST_TIME = "1669872112"

@@ -15,8 +15,9 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
 from app.cli.tables import visible
-from app.infra.times import BadTime, format_duration, format_time, parse_time
-from app.queries.rooms import BadQuestion, NotFound, Queries, Room, Status
+from app.infra.errors import BadQuestion, BadTime, NotFound
+from app.infra.times import format_duration, format_time, parse_time
+from app.queries.rooms import Queries, Room, Status
 from app.server import sessions
 from app.server.node import Service, now_ms
 from app.server.page import views
