@@ -73,31 +73,48 @@ def test_a_server_that_is_run_as_the_unit_says_reads_its_credentials_and_ends_by
         assert not projectors_of(data)
 
 
-def test_no_system_call_of_a_server_is_outside_the_units_filter(tmp_path: Path) -> None:
-    """Start, a callback, a question, an end, under strace."""
-    program, tracer = tool("systemd-analyze"), tool("strace")
-    trace = tmp_path / "trace"
-    command = [tracer, "-f", "--quiet=all", "-o", str(trace), "-e", "signal=none", PROGRAM, "serve"]
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    """The system calls of a server and its projector: a start, a callback, some questions, an end."""
+    path = tmp_path / "trace"
+    command = [tool("strace"), "-f", "--quiet=all", "-o", str(path), "-e", "signal=none", PROGRAM, "serve"]
     env = {"ROOMLAPSE_SDK_APP_ID": APP_ID, "ROOMLAPSE_PORT": "0", "ROOMLAPSE_DATA": str(tmp_path / "data")}
     server = Launched(command, tmp_path / "server.log", env)
     try:
         with httpx.Client(base_url=server.url, timeout=30) as client:
             assert client.post("/callbacks", params={"SdkAppid": APP_ID}, content=body_of("r", T0)).status_code == 200
             assert client.get("/rooms/r").json()["events"] == 1
+            assert client.get("/").status_code == client.get("/metrics").status_code == 200
         traced = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
         os.kill(int(traced.split()[0]), signal.SIGTERM)
         assert server.process.wait(30) == 0
     finally:
         server.kill()
-    called = set(re.findall(r"^\d+ +(?:<... )?(\w+)(?:\(| resumed)", trace.read_text(), re.MULTILINE))
-    assert {"read", "execve", "fdatasync"} & called
-    allowed: set[str] = set()
+    return path.read_text()
+
+
+def test_a_server_needs_nothing_that_the_unit_forbids(trace: str, tmp_path: Path) -> None:
+    called = set(re.findall(r"^\d+ +(?:<... )?(\w+)(?:\(| resumed)", trace, re.MULTILINE))
+    assert {"execve", "openat", "bind"} <= called
+    program, allowed = tool("systemd-analyze"), set[str]()
     for value in settings("SystemCallFilter"):
-        calls = system_calls(program, value.removeprefix("~"))
-        allowed = allowed - calls if value.startswith("~") else allowed | calls
+        refused = value.startswith("~")
+        calls = {call for group in value.removeprefix("~").split() for call in system_calls(program, group)}
+        allowed = allowed - calls if refused else allowed | calls
     if os.geteuid() == 0:
         called.discard("fchown")  # SQLite gives its files to the database's owner, as root alone
     assert called - allowed == set()
+
+    assert settings("MemoryDenyWriteExecute") == ["yes"]
+    assert not re.findall(r"mmap\(.*PROT_WRITE\|PROT_EXEC|mprotect\(.*PROT_EXEC", trace)
+    families = set(re.findall(r"\bsocket(?:pair)?\((AF_\w+)", trace))
+    assert families
+    assert families <= set(settings("RestrictAddressFamilies")[0].split())
+
+    assert settings("ProtectSystem") == ["strict"]
+    written = set(re.findall(r'openat\(AT_FDCWD, "([^"]+)", \S*(?:O_WRONLY|O_RDWR|O_CREAT)', trace))
+    assert written
+    assert {str(Path(path).parent) for path in written} <= {str(tmp_path / "data"), "/dev"}
 
 
 def system_calls(program: str, group: str) -> set[str]:
