@@ -13,17 +13,17 @@ _FIELD = "IsPublicVisible"
 _PUBLIC = {"true": True, "false": False}  # anything else is nothing to the timeline
 
 
-class Spell(msgspec.Struct, frozen=True, array_like=True):
-    """The start of an interval; the next spell's start is its end."""
+class Start(msgspec.Struct, frozen=True, array_like=True):
+    """Where an interval begins and which value it has; it ends where the next one begins."""
 
     from_ms: int
     public: bool
 
 
 class State(msgspec.Struct, frozen=True, array_like=True):
-    """The last spells of a room: two are all that one more event can touch, however long the timeline is."""
+    """The last two intervals of a room: one more event can touch no others, however long the timeline is."""
 
-    last: tuple[Spell, ...] = ()
+    last: tuple[Start, ...] = ()
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -47,18 +47,18 @@ def apply(state: State, event: Event) -> State:
     public = _PUBLIC.get(event.room_info.get(_FIELD, "")) if event.room_info else None
     if public is None:
         return state
-    spells = state.last
-    if spells and spells[-1].public == public:
+    starts = state.last
+    if starts and starts[-1].public == public:
         return state
-    if spells and spells[-1].from_ms == event.event_time_ms:
-        spells = spells[:-1]  # overruled within its own millisecond: no interval is empty
-    if spells and spells[-1].public == public:
-        return State(spells)  # and so its neighbours merge
-    return State((*spells[-1:], Spell(event.event_time_ms, public)))
+    if starts and starts[-1].from_ms == event.event_time_ms:
+        starts = starts[:-1]  # overruled within its own millisecond: no interval is empty
+    if starts and starts[-1].public == public:
+        return State(starts)  # and so its neighbours merge
+    return State((*starts[-1:], Start(event.event_time_ms, public)))
 
 
 def rows(room_id: str, state: State) -> Iterable[Row]:
     """The last intervals, the open one at the end; those before them stay as they were written."""
-    ends = [spell.from_ms for spell in state.last[1:]]
-    for spell, to_ms in zip(state.last, [*ends, None], strict=False):
-        yield Row(room_id, spell.from_ms, to_ms, spell.public)
+    ends = [start.from_ms for start in state.last[1:]]
+    for start, to_ms in zip(state.last, [*ends, None], strict=False):
+        yield Row(room_id, start.from_ms, to_ms, start.public)

@@ -36,7 +36,7 @@ from app.infra.errors import (
     WrongOwner,
 )
 from app.infra.json_logs import set_up_logging
-from app.infra.memory import settle_memory
+from app.infra.processes import settle_memory
 from app.infra.progress import show_progress
 from app.infra.settings import (
     DEFAULT_DATA,

@@ -30,7 +30,7 @@ class DataDir:
         return _file_id(self.log_path)
 
     def read_models_file(self) -> FileId | None:
-        """Which file the read models are in now, None if there is none: who has another one open opens it anew."""
+        """Which file the read models are in now, None if there is none. A reader of another one has to reopen."""
         return _file_id(self.read_models_path)
 
     def lock_writer(self) -> IO[str]:
@@ -45,7 +45,7 @@ class DataDir:
 
     @contextmanager
     def rebuild_lock(self) -> Iterator[None]:
-        """Hold the lock of the only rebuild; a process that dies lets go of it. Raises RebuildRunning."""
+        """Hold the lock of the only rebuild; the system releases it when the process dies. Raises RebuildRunning."""
         with (self.path / _REBUILD_LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -34,7 +34,7 @@ rule) and `Refused` (the sender gets an HTTP status) stand in `tencent`: they ar
 
 
 class RoomlapseError(Exception):
-    """Whatever this program reports by itself; the message is a sentence for whoever reads it."""
+    """Any error that this program reports by itself. The message is a sentence that says what to do where it can."""
 
 
 class BadInput(RoomlapseError, ValueError):

@@ -65,7 +65,7 @@ class Secrets(msgspec.Struct, frozen=True):
     """What opens raw bodies, the quarantine and the metrics too; None: whatever opens the rest opens them."""
 
     def all(self) -> list[str]:
-        """Every secret there is, for whoever has to keep them out of something."""
+        """Every secret, for redaction."""
         return [*self.callback_tokens, *(token for token in (self.api_token, self.admin_token) if token)]
 
     def __repr__(self) -> str:

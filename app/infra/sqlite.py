@@ -6,7 +6,7 @@ from here: two SQLite libraries on one file in one process would break each othe
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import sqlite_utils
@@ -82,8 +82,8 @@ def named_in_errors(path: Path | str) -> Iterator[None]:
 def open_reader(path: Path | str, mapped_bytes: int = 0) -> Connection:
     """Open a database of ours that nobody may write through this connection. Raises NoData if there is none.
 
-    So many bytes of the file are mapped into memory, which halves the cost of reading all over it. Not for a server:
-    a file that is cut short while it is mapped ends the process.
+    `mapped_bytes` of the file are mapped into memory, which halves the cost of random reads. Not for a server: a file
+    that is truncated while it is mapped ends the process.
     """
     if not Path(path).is_file():
         raise NoData(f"no database at {path}")
@@ -102,18 +102,16 @@ def copy(path: Path, target: Path) -> None:
 
     The copy is compact and needs no other file beside it. Raises NoData and Error.
     """
-    conn = open_reader(path)
-    try:
-        conn.execute("PRAGMA query_only = OFF")  # it would forbid to write the other file as well
-        conn.execute("VACUUM INTO ?", (str(target),))
-    except Error as error:
-        raise type(error)(f"{target}: {error}") from None
-    finally:
-        conn.close()
+    with closing(open_reader(path)) as conn:
+        try:
+            conn.execute("PRAGMA query_only = OFF")  # it would forbid to write the other file as well
+            conn.execute("VACUUM INTO ?", (str(target),))
+        except Error as error:
+            raise type(error)(f"{target}: {error}") from None
 
 
-def fault_of(conn: Connection) -> str | None:
-    """What SQLite finds wrong with a file, page by page; None if nothing. Raises UNREADABLE."""
+def find_fault(conn: Connection) -> str | None:
+    """The first thing that SQLite finds wrong with a file, page by page; None if there is none. Raises UNREADABLE."""
     (answer,) = conn.execute("PRAGMA quick_check(1)").fetchone()
     return None if answer == "ok" else str(answer)
 
@@ -123,14 +121,14 @@ def means_corrupt(error: BaseException) -> bool:
     return type(error) in (sqlite3.DatabaseError, CorruptFile, UnicodeDecodeError)
 
 
-def looks_like_one(path: Path) -> bool:
-    """Whether a file begins as a database does, or with nothing, as one whose beginning has never been written."""
+def looks_like_database(path: Path) -> bool:
+    """Whether a file begins as a database does, or is empty or zeros, as one whose first page was never written."""
     with path.open("rb") as file:
         return file.read(16) in (b"SQLite format 3\0", bytes(16), b"")
 
 
 def remove(path: Path) -> None:
-    """Remove a database. Who has it open goes on with what is no longer there."""
+    """Remove a database and its WAL. Connections that are open keep the removed files."""
     for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         file.unlink(missing_ok=True)
 
@@ -164,7 +162,7 @@ def savepoint(conn: Connection) -> Iterator[None]:
 
 @contextmanager
 def snapshot(conn: Connection) -> Iterator[None]:
-    """Let every read in the block see the database as the first one saw it."""
+    """Run the block in one read transaction: all reads see the same state."""
     conn.execute("BEGIN")
     try:
         yield
@@ -174,8 +172,7 @@ def snapshot(conn: Connection) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Sync a file that nobody has open to disk, or a folder's names: what is safe under a name that is not would be
-    lost with it."""
+    """Sync a closed file, or a folder, whose names are lost in a power cut until they are synced too."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -186,8 +183,8 @@ def sync(path: Path) -> None:
 def make_private(path: Path | str) -> None:
     """Make a file that is not there yet, for its owner alone: bodies are for nobody else on this machine.
 
-    One that is there is not even opened: closing it would let go of all locks that SQLite holds on it in this process.
-    What cannot be done is told by whoever opens it then.
+    One that is there is not even opened: closing it would release all locks that SQLite holds on it in this process.
+    Errors are left to the opening that follows.
     """
     with suppress(OSError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))

@@ -21,7 +21,7 @@ _INSERT_AT_ONCE = f"{_INSERT}{f', {_ROW_MARKS}' * (_AT_ONCE - 1)}"
 
 
 def insert(conn: Connection, head: Head, arrivals: Sequence[Arrival]) -> list[Appended]:
-    """Insert what is new behind the head; say for each arrival, in order, where it stands. Counts the duplicates."""
+    """Insert what is new after the head; return the position of each arrival, in order. Counts the duplicates."""
     position, chain, received_at_ms = head.position, head.chain, head.received_at_ms
     positions = _positions_of(conn, [arrival.callback.event_id for arrival in arrivals])
     outcomes = []

@@ -9,7 +9,7 @@ MAX_REJECTED = 10_000
 
 
 def add(conn: Connection, rejections: Sequence[Rejection]) -> None:
-    """Keep some bodies, and let the oldest go. Belongs into the transaction that appends to the log."""
+    """Keep some bodies and remove the oldest beyond the bound. Belongs into the transaction that appends to the log."""
     conn.executemany(
         "INSERT INTO rejected (received_at_ms, reason, client_ip, platform, body) VALUES (?, ?, ?, ?, ?)",
         [(r.received_at_ms, r.reason, r.client_ip, r.platform, r.body) for r in rejections],
@@ -22,12 +22,12 @@ def add(conn: Connection, rejections: Sequence[Rejection]) -> None:
 
 
 def remove(conn: Connection, rejected_id: int) -> None:
-    """Let one body go, because it is in the log now."""
+    """Remove one body, because it is in the log now."""
     conn.execute("DELETE FROM rejected WHERE id = ?", (rejected_id,))
 
 
 def count(conn: Connection) -> int:
-    """How many bodies are in quarantine."""
+    """Number of bodies in quarantine."""
     number: int = conn.execute("SELECT count(*) FROM rejected").fetchone()[0]
     return number
 

@@ -25,7 +25,7 @@ class Arrival(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """How much memory its body takes, in bytes."""
+        """Memory that its body takes, in bytes."""
         return sys.getsizeof(self.callback.body)
 
 
@@ -40,12 +40,12 @@ class Rejection(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """How long its body is, in bytes."""
+        """Length of its body, in bytes."""
         return len(self.body)
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """Where an arrival stands in the log; `duplicate` if it stood there already."""
+    """The position of an arrival in the log; `duplicate` if it was there already."""
 
     position: int
     duplicate: bool

@@ -13,7 +13,7 @@ from app.tencent.body import UPDATE_ROOM_INFO
 def history(
     log: EventStore, room_id: str, *, upto: int, after: Key = BEFORE_ALL, as_of_ms: int = MAX_TIME_MS
 ) -> History:
-    """A room's events that sort behind `after`, stand at positions <= upto, and happened at or before a time."""
+    """A room's events after a place in event order, at positions <= upto, that happened at or before a time."""
     rows = log.conn.execute(
         f"SELECT {EVENT_COLUMNS} FROM events INDEXED BY events_by_room WHERE room_id = ?"
         " AND event_time_ms >= ? AND (event_time_ms > ? OR event_id > ?)"

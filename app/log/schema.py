@@ -30,12 +30,12 @@ def create_log(db: Database) -> None:
         ) STRICT
         """
     )
-    # Ties within a millisecond are sorted by event_id on the way out, and eight digits of an event_id are enough to
-    # find it: keeping twice 64 bytes out of the indexes makes the log a fifth smaller. `command` and `operator` are
-    # there for those who read with SQL; the body has them already. One that was spoilt on the disk has to be readable
+    # Ties within a millisecond are sorted by event_id after reading, and eight digits of an event_id are enough to
+    # find it: two indexes with whole ids would make the log a fifth larger. `command` and `operator` are
+    # there for those who read with SQL; the body has them already. One that the disk has corrupted has to be readable
     # still, so that `verify` can name it.
     # The address and the platform stand in an index because neither the chain nor a body vouches for them: SQLite's
-    # integrity check compares an index with its table, so a byte of them that was spoilt on the disk shows in `verify`.
+    # integrity check compares an index with its table, so a byte of them that the disk corrupts shows in `verify`.
     db.conn.execute("CREATE INDEX events_by_room ON events (room_id, event_time_ms, platform, client_ip)")
     db.conn.execute("CREATE INDEX events_by_id ON events (substr(event_id, 1, 8))")
     for verb in ("UPDATE", "DELETE"):

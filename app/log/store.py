@@ -39,7 +39,7 @@ class EventStore:
                 self._writer_lock.close()
 
     def append(self, arrivals: Sequence[Arrival], rejections: Sequence[Rejection] = ()) -> list[Appended]:
-        """Add a batch in one synced transaction; say for each arrival, in order, where it stands.
+        """Append a batch in one synced transaction; return the position of each arrival, in order.
 
         An event_id that is in the log already, or earlier in the batch, is a duplicate: counted, not stored.
         Raises sqlite.Error, with nothing stored, when the disk does not take it.
@@ -58,14 +58,14 @@ class EventStore:
         return outcome
 
     def probe(self) -> None:
-        """Write something of no meaning and sync it. Raises sqlite.Error if the disk does not take it."""
+        """Count a probe in `meta`, synced. Raises sqlite.Error if the disk does not take it."""
         with sqlite.transaction(self.conn):
             self.conn.execute(
                 "INSERT INTO meta VALUES ('probes', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
             )
 
     def claim(self, sdk_app_id: str) -> str:
-        """Say whose data this is: the given application's if it was nobody's. Returns the owner."""
+        """Make an application the owner of the data unless it has one; return the owner."""
         with sqlite.transaction(self.conn):
             self.conn.execute("INSERT INTO meta VALUES ('sdk_app_id', ?) ON CONFLICT DO NOTHING", (sdk_app_id,))
         return self.owner() or sdk_app_id
@@ -77,7 +77,7 @@ class EventStore:
         return file
 
     def owner(self) -> str | None:
-        """The SDKAppID that the data belongs to, None while it is nobody's."""
+        """The SDKAppID that the data belongs to, None while it has no owner."""
         value = self.value("SELECT value FROM meta WHERE name = 'sdk_app_id'")
         return None if value is None else str(value)
 
@@ -89,7 +89,7 @@ class EventStore:
         return Head(*row) if row else Head(0, GENESIS, 0)
 
     def duplicates(self) -> int:
-        """How many callbacks came again."""
+        """Number of callbacks that were in the log already when they came."""
         return self.value("SELECT value FROM meta WHERE name = 'duplicates'") or 0
 
     def chain_at(self, position: int) -> str | None:
@@ -100,7 +100,7 @@ class EventStore:
         return value
 
     def get(self, event_id: str) -> Record | None:
-        """One event by its id, or by the first digits of it if they are at least eight and no other's begins so."""
+        """An event by its id, or by its first digits: at least eight, and no other id begins with them. Else None."""
         rows = self.conn.execute(
             f"SELECT {RECORD_COLUMNS} FROM events WHERE substr(event_id, 1, {ID_PREFIX}) = ?"
             " AND substr(event_id, 1, ?) = ? LIMIT 2",
@@ -109,7 +109,7 @@ class EventStore:
         return Record(*rows[0]) if len(rows) == 1 else None
 
     def tail(self, after: int, limit: int) -> list[Record]:
-        """Up to `limit` events in log order behind a position."""
+        """Up to `limit` events in log order after a position."""
         rows = self.conn.execute(
             f"SELECT {RECORD_COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?", (after, limit)
         )

@@ -5,16 +5,16 @@ from app.infra.sqlite import Connection
 
 
 def keep_wal(conn: Connection) -> None:
-    """Leave what is committed in the WAL until `move_wal`: SQLite would move it at the end of some commit.
+    """Leave commits in the WAL until `move_wal`; SQLite by itself would move it at the end of some commit.
 
-    Not with an SQLite that cannot be trusted with it (or cannot say how long the WAL is); that one goes on.
+    Does nothing where SQLite has the WAL-reset bug or cannot say how long the WAL is.
     """
     if sqlite.LIBRARY_IS_SOUND:
         conn.execute("PRAGMA wal_autocheckpoint = 0")
 
 
 def wal_pages(conn: Connection) -> int:
-    """How long the WAL is, in pages, if any of them is not in the database yet; 0 where `keep_wal` does nothing."""
+    """Length of the WAL in pages, 0 if all of them are in the database already or where `keep_wal` does nothing."""
     if not sqlite.LIBRARY_IS_SOUND:
         return 0
     _, pages, moved = conn.execute("PRAGMA wal_checkpoint(NOOP)").fetchone()
@@ -22,11 +22,11 @@ def wal_pages(conn: Connection) -> int:
 
 
 def wal_bytes(conn: Connection) -> int:
-    """The same in bytes."""
+    """Length of the WAL in bytes; see `wal_pages`."""
     page_bytes: int = conn.execute("PRAGMA page_size").fetchone()[0]
     return wal_pages(conn) * page_bytes
 
 
 def move_wal(conn: Connection) -> None:
-    """Move what no reader needs in the WAL into the database, synced; the next commit begins the WAL anew."""
+    """Checkpoint: move the pages that no reader needs from the WAL into the database, synced."""
     conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

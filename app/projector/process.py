@@ -20,7 +20,7 @@ from app.infra import sqlite
 from app.infra.data_dir import DataDir
 from app.infra.errors import NewerSchema, NoData, reason_of
 from app.infra.json_logs import set_up_logging
-from app.infra.memory import settle_memory
+from app.infra.processes import settle_memory
 from app.log.files import open_log_reader
 from app.log.store import EventStore
 from app.projector.catch_up import catch_up, going, stale_projections

@@ -56,7 +56,7 @@ def drop_corrupt_read_models(data_dir: DataDir) -> None:
     """
     try:
         with open_read_models(data_dir) as models:
-            fault = sqlite.fault_of(models.conn)
+            fault = sqlite.find_fault(models.conn)
     except sqlite.UNREADABLE as error:
         if not sqlite.means_corrupt(error):
             raise
@@ -65,7 +65,7 @@ def drop_corrupt_read_models(data_dir: DataDir) -> None:
         return
     path = data_dir.read_models_path
     _log.error("the read models are corrupt and made again: %s", fault)
-    if not sqlite.looks_like_one(path):
+    if not sqlite.looks_like_database(path):
         aside = path.with_suffix(".unreadable")
         _log.error("what was there is now %s", aside)
         path.replace(aside)

@@ -28,7 +28,7 @@ class Callback(msgspec.Struct, frozen=True):
     event_id: str
     room_id: str | None
     event_time_ms: int | None
-    """None where the callback has none that can be used: the log then takes the time of receipt."""
+    """None where the callback has no usable EventTime: the log then takes the time of receipt."""
     body: str
     blocking: bool = False
     """Whether the sender holds up somebody's action until it has an answer."""
@@ -119,7 +119,7 @@ _MAX_REMEMBERED_TEXTS = 20_000
 
 
 class _Texts(dict[bytes, str]):
-    """What becomes of values as received. They recur: a room's name, its cover, true, false, who moderates."""
+    """Cache of texts by the bytes as received. Values recur: a room's name, its cover, true, false, its moderators."""
 
     def __init__(self, text_of: Callable[[bytes], str]) -> None:
         super().__init__()
