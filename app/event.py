@@ -67,8 +67,8 @@ class History(msgspec.Struct, frozen=True):
 class Cut(msgspec.Struct, frozen=True, kw_only=True):
     """Which events count for an answer (contract, law 8): what had happened by `as_of_ms`, of what was known by then.
 
-    The edge that takes the question builds it from the times given; None: no bound. The reader sets `upto`: the position
-    in the log that `known_at_ms` and the read models' checkpoints come to.
+    The edge that takes the question builds it from the times given; None: no bound. The reader sets `upto`: the
+    position in the log that `known_at_ms` and the read models' checkpoints come to.
     """
 
     as_of_ms: int | None = None
