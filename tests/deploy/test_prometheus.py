@@ -135,6 +135,7 @@ def test_the_dashboards_ids_are_unique_and_its_panels_do_not_overlap() -> None:
         assert len(letters) == len(set(letters))
 
 
+@pytest.mark.slow
 def test_prometheus_scrapes_the_server_as_the_file_says_and_can_answer_every_panel(
     server: Server, tmp_path: Path
 ) -> None:
