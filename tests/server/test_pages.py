@@ -342,7 +342,7 @@ def test_an_error_is_a_page_too_and_as_safe(town: Server, path: str, status_code
 def test_what_pages_load_comes_with_its_type(town: Server, name: str, kind: str) -> None:
     response = town.client.get(f"/static/{name}")
     assert (response.status_code, response.headers["content-type"]) == (200, kind)
-    assert response.content == (Path("app/page/static") / name).read_bytes()
+    assert response.content == (Path("app/server/page/static") / name).read_bytes()
     check_other_headers(response)
 
 
