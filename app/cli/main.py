@@ -50,7 +50,8 @@ from app.infra.settings import (
     read_rate_limit,
     read_secrets,
 )
-from app.infra.times import parse_time
+from app.infra.texts import visible
+from app.infra.times import now_ms, parse_time
 from app.log.files import check_log, create_log, open_log, open_log_reader
 from app.ops.backup import back_up
 from app.ops.doctor import diagnose
@@ -70,7 +71,7 @@ from app.projector.upkeep import bring_up, create_read_models, open_read_models
 from app.queries import rooms as queries
 from app.queries.reader import open_queries
 from app.queries.rooms import Queries
-from app.server.node import Service, now_ms
+from app.server.node import Service
 from app.server.running import Running, warn_of_library
 from projections import ALL
 
@@ -480,7 +481,7 @@ def verify(data: Path, as_json: bool) -> None:
         if difference is None:
             click.echo(f"everything agrees: {events}")
         else:
-            click.echo(tables.visible(str(difference)))
+            click.echo(visible(str(difference)))
             if difference.file != LOG_FILE:
                 click.echo(f"the log agrees: {events}; the read models can be made again from it")
     if difference is not None:
@@ -504,7 +505,7 @@ def backup(file: Path, data: Path, as_json: bool) -> None:
     if as_json:
         tables.print_json(backed_up)
     else:
-        click.echo(f"backed up {backed_up.events} events to {tables.visible(str(file))}, chain {backed_up.chain}")
+        click.echo(f"backed up {backed_up.events} events to {visible(str(file))}, chain {backed_up.chain}")
 
 
 @main.command()
@@ -550,7 +551,7 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
 
     def on_rejected(rejected: RejectedLine) -> None:
         if not as_json:
-            click.echo(tables.visible(f"rejected line {rejected.line}: {rejected.reason}"))
+            click.echo(visible(f"rejected line {rejected.line}: {rejected.reason}"))
         elif len(lines) < _REJECTED_LINES_IN_JSON:
             lines.append(rejected)
 

@@ -1,7 +1,6 @@
 """Answers as text for people: tables on a terminal, aligned columns in a pipe; hostile names show as what they are."""
 
 import io
-import unicodedata
 from typing import Any
 
 import msgspec
@@ -11,17 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from app.event import canonical_json
+from app.infra.texts import visible
 from app.infra.times import format_duration, format_time
 from app.ops.doctor import Diagnosis
 from app.queries import rooms as queries
 
 _PIPE_WIDTH = 200
-_HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-
-
-def visible(text: str) -> str:
-    """Write characters that a terminal would act on, or hide, as \\uXXXX."""
-    return "".join(f"\\u{ord(char):04x}" if unicodedata.category(char) in _HIDDEN_CATEGORIES else char for char in text)
 
 
 def print_json(answer: Any) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-from litestar.types import Scope
+from app.infra.asgi import Scope
 
 _MAX_ADDRESSES = 10_000
 _BURST_S = 5.0  # a bucket holds what comes in so many seconds

@@ -1,6 +1,7 @@
 """Times in and out: epoch milliseconds, or ISO 8601 with an offset."""
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 from app.infra.errors import BadTime
@@ -12,6 +13,11 @@ _ISO_8601 = re.compile(
     re.ASCII,
 )
 _LOST_PLUS = re.compile(r" (\d\d:?\d\d)$")  # a + that was not escaped in a URL arrives as a space
+
+
+def now_ms() -> int:
+    """The clock, epoch milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def parse_time(text: str) -> int:

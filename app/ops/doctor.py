@@ -19,6 +19,7 @@ from app.infra import sqlite
 from app.infra.data_dir import DataDir
 from app.infra.errors import BadSettings, Corrupt, NewerSchema, NoData, WrongOwner
 from app.infra.settings import Secrets, Settings, is_loopback
+from app.infra.times import now_ms
 from app.log import quarantine
 from app.log.audit import verify_chain
 from app.log.files import check_log, open_log_reader
@@ -208,8 +209,7 @@ def _check_chain(log: EventStore) -> Finding:
 def _check_quarantine(log: EventStore) -> Finding:
     count = quarantine.count(log.conn)
     newest = quarantine.page(log.conn, None, 1)
-    now_ms = time.time_ns() // 1_000_000
-    if newest and newest[0].received_at_ms > now_ms - _DAY_MS:
+    if newest and newest[0].received_at_ms > now_ms() - _DAY_MS:
         return Finding(
             "quarantine",
             WARNING,

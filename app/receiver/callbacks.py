@@ -5,12 +5,12 @@ import logging
 import time
 from collections import deque
 
-from litestar.enums import ScopeType
-from litestar.types import Receive, Scope, Send
-
+from app.infra.asgi import Receive, Scope, Send
 from app.infra.errors import NotStored
 from app.infra.metrics import Metrics
 from app.infra.rate_limit import RateLimit
+from app.infra.throttle import Throttle
+from app.infra.times import now_ms
 from app.log.records import Appended, Arrival, Rejection
 from app.receiver.group_commit import GroupCommit
 from app.tencent.body import MAX_BODY_BYTES, Invalid, decode
@@ -27,7 +27,6 @@ from app.tencent.request import (
 )
 
 _log = logging.getLogger(__name__)
-_SAY_EVERY_S = 10.0
 _RECENT = 200
 _UNAVAILABLE = "not stored: the log cannot be written now, send it again"
 
@@ -49,14 +48,14 @@ class Receiver:
         self._tokens = callback_tokens
         self._commits = commits
         self._metrics = metrics
-        self._refusals = _Refusals()
+        self._refusals = Throttle()
         self._limit = refusals
         self.skews_s: deque[float] = deque(maxlen=_RECENT)
         """By how much our clock was ahead of the RequestTime of the latest callbacks that were signed."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Raw ASGI: parsing a body into a handler's arguments costs more than all of the rest."""
-        if scope["type"] == ScopeType.WEBSOCKET or scope["method"] != "POST":
+        if scope["type"] == "websocket" or scope["method"] != "POST":
             await _send(send, 405, answer_fail(405, "send callbacks with POST"), (b"allow", b"POST"))
             return
         try:
@@ -80,17 +79,17 @@ class Receiver:
         """Check and store a callback; return `accepted`, `duplicate` or `blocking`. Raises Refused."""
         query = decode_query(query_string)
         check_app(query, self._sdk_app_id)
-        now_ms = time.time_ns() // 1_000_000
+        received_at_ms = now_ms()
         if self._tokens:
-            self._check_signature(query, now_ms / 1000)
+            self._check_signature(query, received_at_ms / 1000)
         elif scope is not None:
             _refuse_browsers(scope)
         item: Arrival | Rejection
         try:
-            callback = decode(body, now_ms)
-            item, blocking = Arrival(callback, now_ms, query.client_ip, query.platform), callback.blocking
+            callback = decode(body, received_at_ms)
+            item, blocking = Arrival(callback, received_at_ms, query.client_ip, query.platform), callback.blocking
         except Invalid as invalid:
-            item = Rejection(body, str(invalid), now_ms, query.client_ip, query.platform)
+            item = Rejection(body, str(invalid), received_at_ms, query.client_ip, query.platform)
             blocking = is_blocking(query.command)
         if blocking:
             self._store_meanwhile(item)
@@ -133,30 +132,18 @@ class Receiver:
 
     def _note_unstored(self, error: BaseException) -> None:
         self._metrics.unstored.inc()
-        self._refusals.note("unstored", f"a blocking callback was answered OK and not stored: {error}")
+        self._log_refusal("unstored", f"a blocking callback was answered OK and not stored: {error}")
 
     def _refuse(self, refused: Refused, scope: Scope) -> tuple[int, str, bytes]:
         """Say why, and log it; to an address that is refused all the time, only that it is."""
         if self._limit is not None and refused.outcome in ("forbidden", "unsigned") and not self._limit.allows(scope):
             refused = Refused(429, "too many refused callbacks from this address", "too_many")
-        self._refusals.note(refused.outcome, refused.reason)
+        self._log_refusal(refused.outcome, refused.reason)
         return refused.status_code, refused.outcome, answer_fail(refused.status_code, refused.reason)
 
-
-class _Refusals:
-    """Logs why callbacks are refused: they are lost for good. A line per kind and ten seconds, however many come."""
-
-    def __init__(self) -> None:
-        self._said_at: dict[str, float] = {}
-        self._unsaid: dict[str, int] = {}
-
-    def note(self, outcome: str, reason: str) -> None:
-        now = time.monotonic()
-        self._unsaid[outcome] = self._unsaid.get(outcome, 0) + 1
-        if now - self._said_at.get(outcome, -_SAY_EVERY_S) >= _SAY_EVERY_S:
-            count = self._unsaid.pop(outcome)
+    def _log_refusal(self, outcome: str, reason: str) -> None:
+        if count := self._refusals.due(outcome):
             _log.warning("callbacks refused", extra={"outcome": outcome, "count": count, "reason": reason[:200]})
-            self._said_at[outcome] = now
 
 
 class HungUp(Exception):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from app.infra import sqlite
 from app.infra.errors import DiskSlow, Overloaded
 from app.infra.metrics import Metrics
+from app.infra.throttle import Throttle
 from app.log import wal
 from app.log.records import Appended, Arrival, Rejection
 from app.log.store import EventStore
@@ -25,7 +26,7 @@ ANSWER_WITHIN_S = 1.5
 _LOOK_S = 0.1
 _TRY_AGAIN_S = 1.0
 _SAY_HEAD_S = 60.0
-_SAY_FAILURE_S = 10.0
+_TIDY_AGAIN_S = 10.0
 _SLOW = "the disk is slow"
 _LONG_WAL_PAGES = 1000
 """So long SQLite lets the WAL grow before it moves it into the database, which syncs twice and makes the next commit
@@ -79,7 +80,7 @@ class GroupCommit:
         self._commit_s = 0.0
         self._wal_is_long = False
         self._tidy_at_s = 0.0
-        self._failure_said_at_s = -_SAY_FAILURE_S
+        self._failures = Throttle()
         self._failure_said = False
         self.failure: str | None = None
         """Why the last commit failed; None if it did not."""
@@ -223,7 +224,7 @@ class GroupCommit:
             self._wal_is_long = pages >= _LONG_WAL_PAGES
         except Exception as error:  # noqa: BLE001  what was answered OK is safe in the WAL, and the next ones are too
             self._wal_is_long = False
-            self._tidy_at_s = now_s + _SAY_FAILURE_S
+            self._tidy_at_s = now_s + _TIDY_AGAIN_S
             _log.error("the WAL cannot be moved into the database: %s", _reason_of(error))
         finally:
             self._busy_since_s = None
@@ -232,9 +233,7 @@ class GroupCommit:
         self.failure = _reason_of(error)
         self._metrics.writable.set(0)
         self._metrics.commit_failures.inc()
-        now_s = time.monotonic()
-        if now_s - self._failure_said_at_s >= _SAY_FAILURE_S:  # a full disk is not to fill another with this
-            self._failure_said_at_s = now_s
+        if self._failures.due():
             self._failure_said = True
             _log.error("commit failed: %s", error, extra={"callbacks": callbacks})
         self._close()

@@ -3,8 +3,8 @@
 from ipaddress import ip_address
 
 import msgspec
-from litestar.types import Scope, Send
 
+from app.infra.asgi import Scope, Send
 from app.infra.rate_limit import RateLimit
 from app.infra.settings import Settings
 from app.tencent.request import answer_fail
@@ -90,7 +90,7 @@ def _host_of(scope: Scope) -> str:
     given = [value for name, value in scope["headers"] if name == b"host"]
     if len(given) != 1:
         return ""
-    host = given[0].decode("latin-1").lower()
+    host: str = given[0].decode("latin-1").lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]

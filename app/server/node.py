@@ -151,8 +151,3 @@ class Service:
             raise Unavailable(f"the database cannot be read now: {error}") from error
         finally:
             self._readers.put(reader)
-
-
-def now_ms() -> int:
-    """The clock, epoch milliseconds."""
-    return time.time_ns() // 1_000_000

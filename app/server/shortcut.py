@@ -8,8 +8,8 @@ import hmac
 from urllib.parse import parse_qsl
 
 import msgspec
-from litestar.types import Scope, Send
 
+from app.infra.asgi import Scope, Send
 from app.infra.errors import BadTime, NotFound, Unavailable
 from app.infra.times import parse_time
 from app.queries.rooms import Room

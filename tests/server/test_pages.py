@@ -16,9 +16,9 @@ from conftest import T0, Server, StartServer, body_of
 from html_tree import Node, attributes, moments_in, read_html, rows_of, values_of
 from kit.wait import wait_until
 
-from app.cli.tables import visible
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
+from app.infra.texts import visible
 from app.infra.times import format_time
 from app.projector.upkeep import open_read_models
 from app.server.page.views import text_of

@@ -14,12 +14,12 @@ from litestar.exceptions import PermissionDeniedException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
-from app.cli.tables import visible
 from app.infra.errors import BadQuestion, BadTime, NotFound
-from app.infra.times import format_duration, format_time, parse_time
+from app.infra.texts import visible
+from app.infra.times import format_duration, format_time, now_ms, parse_time
 from app.queries.rooms import Queries, Room, Status
 from app.server import sessions
-from app.server.node import Service, now_ms
+from app.server.node import Service
 from app.server.page import views
 from projections import ALL
 
