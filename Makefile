@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -q --ignore tests/browser
 ON_ALL_CORES := -n auto --dist loadfile
 HISTORIES ?= 3000
 
-.PHONY: help setup demo test rounds test-faults test-browser deploy-tools bench docs check format lint types audit lock clean
+.PHONY: help setup demo wheel test rounds test-faults test-browser deploy-tools bench docs check format lint types audit lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ setup: .venv/.dev  ## Make .venv with the program and its tools
 
 demo: .venv/.run  ## A sample evening, a server and a simulated sender; FOR=20 ends it after 20 s, PORT=8100 takes another port
 	PYTHONPATH="$(CURDIR)" $(BIN)/python -m app demo $(if $(FOR),--for $(FOR)) $(if $(PORT),--port $(PORT))
+
+wheel: setup  ## Build dist/roomlapse-VERSION-py3-none-any.whl, which runs where .locks/run.txt is installed
+	$(BIN)/python -m hatchling build --target wheel
 
 test: setup  ## The loop of an hour's work, three minutes on two cores: all tests but the slow ones and those in a browser
 	$(PYTEST) $(ON_ALL_CORES) -m "not slow and not serial"
