@@ -80,6 +80,10 @@ def deliveries(draw: st.DrawFn) -> list[Delivery]:
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_steps_small(monkeypatch)
+
+
+def make_steps_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.projector.fold, "STEP", 3)
     monkeypatch.setattr(app.projector.read_models, "_MAX_HEADS", 1)  # of the two rooms, one is remembered
 
@@ -145,7 +149,10 @@ times = st.none() | st.integers(T0 - 1, T0 + SPAN_MS + 1)
 known = st.none() | st.integers(T0 - 1, T0 + 40)
 
 
-@given(deliveries(), times, known, times, times, st.randoms(use_true_random=False))
+ANSWERS = (deliveries(), times, known, times, times, st.randoms(use_true_random=False))
+
+
+@given(*ANSWERS)
 def test_answers_equal_the_oracle_and_any_order_of_arrival_equals_a_rebuild(
     history: list[Delivery],
     as_of: int | None,
@@ -263,12 +270,15 @@ STATEMENTS = {"append": 20, "catch_up": 200, "rebuild": 300}
 """About how many statements such work takes: a crash is to come before one of them, and only now and then after all."""
 
 
-@settings(max_examples=max(20, HISTORIES // 4))
-@given(
+CRASHES = (
     deliveries(),
     st.sampled_from(list(STATEMENTS)).flatmap(lambda work: st.tuples(st.just(work), st.integers(0, STATEMENTS[work]))),
     st.integers(1, 6),
 )
+
+
+@settings(max_examples=max(20, HISTORIES // 4))
+@given(*CRASHES)
 def test_a_crash_between_any_two_statements_then_catching_up_equals_a_rebuild(
     history: list[Delivery], crash: tuple[str, int], batch: int
 ) -> None:
