@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import StartServer
+from test_architecture import FLOORS
 
 from app.cli.main import main
 from app.infra import settings
@@ -79,6 +80,19 @@ def test_variables_and_make_targets_in_the_docs_exist() -> None:
         text = path.read_text()
         assert set(re.findall(r"\bROOMLAPSE_[A-Z_]*[A-Z]", text)) <= {*settings.VARIABLES}, name_of(path)
         assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets, name_of(path)
+
+
+def test_the_rooms_of_the_architecture_are_those_of_the_house() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    rooms = {room.removeprefix("app.") for floor in FLOORS for room in floor} - {"__main__"}
+    table_ = text[text.index("| room | lives there |") : text.index("| what | only in |")]
+    named = {
+        name.removeprefix("app/").removesuffix(".py")
+        for name in re.findall(r"^\| `([\w./]+)` \|", table_, re.MULTILINE)
+    }
+    assert named == rooms
+    drawing = text[text.index("```text") : text.index("Besides the floors")]
+    assert all(re.search(rf"\b{room}\b", drawing) for room in rooms)
 
 
 def test_metrics_in_the_docs_exist() -> None:
