@@ -11,7 +11,7 @@ BUILD_LOCK := .locks/build.txt
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 UPGRADE ?= --upgrade
 PYTEST := $(BIN)/python -m pytest -q --ignore tests/browser
-ON_ALL_CORES := -n auto --dist loadfile
+ON_ALL_CORES := -n auto --dist loadfile --no-loadscope-reorder
 HISTORIES ?= 3000
 
 .PHONY: help setup demo wheel test rounds test-faults test-browser deploy-tools bench docs check format lint types audit lock clean

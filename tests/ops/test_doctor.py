@@ -107,6 +107,7 @@ def send(victim: Victim, skew_s: float, room: str = "r") -> int:
 # ---- all well, and nothing there ----
 
 
+@pytest.mark.serial  # a disk that is busy with other tests is a finding
 def test_a_healthy_server_has_nothing_to_be_told(tmp_path: Path) -> None:
     secrets = {"ROOMLAPSE_API_TOKEN": API, "ROOMLAPSE_ADMIN_TOKEN": ADMIN, "ROOMLAPSE_CALLBACK_TOKENS": TOKEN}
     with Victim(tmp_path / "data", env=secrets) as victim:

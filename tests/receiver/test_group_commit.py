@@ -311,6 +311,7 @@ class WriteLock:
         self._conn.close()
 
 
+@pytest.mark.serial  # it measures how long that takes
 def test_who_waits_too_long_is_refused_in_time_and_stored_all_the_same(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
 
