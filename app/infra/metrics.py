@@ -31,7 +31,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # when a counter beg
 class Metrics:
     """The server's metrics. Any thread may count."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # long, and one list: a part of it would say no more than the whole
         self.registry = CollectorRegistry()
         self.callbacks = Counter(
             "roomlapse_callbacks", "Callbacks answered, by outcome.", ["outcome"], registry=self.registry

@@ -12,7 +12,10 @@ _schema = Migrations("roomlapse.events")
 
 @_schema()
 def create_log(db: Database) -> None:
-    """Create the log and the quarantine. Rows of `events` cannot be changed, removed, replaced or skipped."""
+    """Create the log and the quarantine. Rows of `events` cannot be changed, removed, replaced or skipped.
+
+    In one function because it is one schema: to read it is to know what is on disk.
+    """
     db.conn.execute(
         """
         CREATE TABLE events (

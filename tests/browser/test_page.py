@@ -119,7 +119,7 @@ def test_steps_lead_to_the_previous_and_the_next_change(show: Opener, scripts: b
     expect(page.locator("#moment .what")).to_contain_text("mod-7 from Web")
 
 
-def test_keys_step_through_the_room_s_life(show: Opener) -> None:
+def test_keys_step_through_the_room_s_timeline(show: Opener) -> None:
     page = show(f"{ROOM}?at={AT_2014}")
     page.keyboard.press("ArrowRight")
     wait_for_moment(page, "21:16:02")
@@ -194,7 +194,7 @@ def test_spells_are_drawn_to_scale_with_their_times(show: Opener, server: Server
     assert "hidden from 2026-03-11T18:59:10.120Z to 2026-03-11T19:30:00.007Z, 30 min 49 s" in (
         first.get_attribute("aria-label") or ""
     )
-    assert "open end" in (spells.last.get_attribute("aria-label") or "")
+    assert "ongoing" in (spells.last.get_attribute("aria-label") or "")
     expect(page.locator("#visibility table tbody tr")).to_have_count(len(intervals))
     expect(page.locator("#visibility")).to_contain_text("Public for 2 h 49 min 3 s")
 
@@ -246,7 +246,7 @@ def test_two_times_stand_side_by_side(show: Opener, scripts: bool) -> None:
 def test_health_shows_the_receiver_and_the_quarantine(show: Opener, server: Server, scripts: bool) -> None:
     assert server.post(b'{"CallbackCommand": <b>spoilt</b>').status_code == 400
     page = show("/health", java_script_enabled=scripts)
-    for text in ("Log head", "Duplicates", "Late", "Free disk", "current_room", "reads on"):
+    for text in ("Log head", "Duplicates", "Late", "Free disk", "current_room", "running"):
         expect(page.locator("#health")).to_contain_text(text)
     row = page.locator(".quarantine tbody tr").first
     expect(row).to_contain_text("not JSON")
@@ -392,7 +392,7 @@ def test_a_session_is_needed_and_gives_what_its_token_may(browser: Browser, star
     expect(page).to_have_url(f"{server.url}/sign-in?next=/room/r")
     page.get_by_label("API token").fill("wrong")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert").filter(has_text="not a token")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="no such token")).to_be_visible()
     page.get_by_label("API token").fill("reader-token")
     page.get_by_role("button", name="Sign in").click()
     expect(page).to_have_url(f"{server.url}/room/r")

@@ -288,7 +288,7 @@ def check_state(page: Node, room: dict[str, Any] | None) -> None:
     shown = shown_fields(page)
     if room is None:
         assert shown == {}
-        assert "Nothing was known about this room then" in page.text
+        assert "This room was unknown then" in page.text
         return
     assert set(shown) == {as_shown(name) for name in room["room_info"]}
     for name, value in room["room_info"].items():
@@ -473,7 +473,7 @@ def test_the_list_shows_each_room_with_its_state_and_last_change(town: Server) -
     assert row[1] == "public"
     assert row[2] == f"IsPublicVisible true, RoomName The CROWD 120 by bob, {at}"
     assert row[3] == "0"
-    assert rows_of(open_page(town, "/", q="crowd 119").one("table", class_="rooms"))[0][1] == "not known"
+    assert rows_of(open_page(town, "/", q="crowd 119").one("table", class_="rooms"))[0][1] == "unknown"
     assert rows_of(open_page(town, "/", q="crowd 117").one("table", class_="rooms"))[0][1] == "hidden"
 
 
@@ -539,7 +539,7 @@ def test_the_form_of_the_list_asks_what_was_typed_and_shows_it_again(town: Serve
     assert listed(page) == sorted(expected)
     assert values_of(page.one("form", id="filters")) == typed | {"at": format_time(at)}
     assert page.one("h1").text.startswith("Rooms at 2022-12-09 08:27:05")
-    assert "You are looking at the past" in page.text
+    assert "This is the past" in page.text
     back = next(link for link in page.all("a") if link.text == "Back to now")
     now = check(town.client.get(back.attrs["href"]))
     assert values_of(now.one("form", id="filters")) == typed | {"at": ""}
@@ -555,7 +555,7 @@ def test_searching_for_a_hostile_name_finds_it_and_shows_it_as_text(town: Server
 def test_a_search_that_finds_nothing_says_so(town: Server) -> None:
     page = open_page(town, "/", q=MARKUP * 2)
     assert listed(page) == []
-    assert "No room is like that" in page.text
+    assert "No matches" in page.text
     assert "No room was known at that time" in open_page(town, "/", at=T0 - 1).text
 
 
@@ -594,7 +594,7 @@ def test_the_strip_of_a_room_reaches_back_as_far_as_asked(town: Server, window: 
 
 def test_a_server_without_events_says_how_to_send_some(start_server: StartServer) -> None:
     server = start_server()
-    assert "No callback has come yet" in open_page(server, "/").text
+    assert "No callback has been received yet" in open_page(server, "/").text
     assert "never" in open_page(server, "/health").text
 
 
@@ -676,7 +676,7 @@ def test_before_its_first_event_nothing_was_known_about_a_room(town: Server) -> 
     page = open_room(town, DIARY, known_at=received - 1)
     check_state(page, None)
     assert moments_in(page.one("section", id="moment").one("p", class_="empty")) == [received]
-    assert "No change is like that" in page.text
+    assert "No matches" in page.text
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -714,7 +714,7 @@ def test_the_last_change_says_who_did_what_from_where_and_whether_late(town: Ser
     page = open_room(town, DIARY, at=T0 + 20_500)
     what = page.one("p", class_="what")
     assert "by eve from Android" in what.text
-    assert "arrived late" in what.text
+    assert "late, received" in what.text
     # It said false of IsPublicVisible as well: so it was already.
     assert [step.text for step in what.all("span", class_="step")] == ["Notice not set → \\u202eetiton"]
     assert [name_of(row) for row in page.one("table", class_="fields").all("tr", class_="fresh")] == ["Notice"]
@@ -755,7 +755,7 @@ def test_the_timeline_has_a_mark_for_each_change_that_leads_there(town: Server) 
     assert sum(float(spell.attrs["width"]) for spell in spells) == pytest.approx(1000, abs=0.2)
 
 
-def test_the_sliders_reach_over_the_life_of_the_room_and_stand_at_the_moment_shown(town: Server) -> None:
+def test_the_sliders_reach_over_the_timeline_of_the_room_and_stand_at_the_moment_shown(town: Server) -> None:
     page = open_room(town, DIARY, at=T0 + 7000)
     at = page.one("input", id="at").attrs
     assert (at["min"], at["value"]) == (str(T0), str(T0 + 7000))
@@ -771,7 +771,7 @@ def test_the_spells_are_a_table_newest_first_that_leads_to_their_begin(town: Ser
     intervals = api(town, DIARY, "/visibility")["intervals"][::-1]
     table = open_room(town, DIARY).one("table", class_="spells")
     assert [row[0] for row in rows_of(table)] == ["public" if it["public"] else "hidden" for it in intervals]
-    assert rows_of(table)[0][2] == "open"
+    assert rows_of(table)[0][2] == "ongoing"
     links = [parse_qs(urlsplit(link.attrs["href"]).query)["at"] for link in table.all("a")]
     assert links == [[format_time(it["from_ms"])] for it in intervals]
 
@@ -788,7 +788,7 @@ def test_a_room_that_only_other_callbacks_spoke_of_has_nothing_to_show(town: Ser
     page = open_room(town, SIBLINGS)
     check_state(page, None)
     assert page.all("table", class_="history") == []
-    assert "No callback has said whether it is public" in page.text
+    assert "No callback has said whether this room is public" in page.text
 
 
 # ---- history ----
@@ -907,10 +907,10 @@ def test_comparing_two_times_marks_what_the_api_says_differs(town: Server, a: in
 
 def test_comparing_times_when_there_was_no_room_says_so(town: Server) -> None:
     page = open_room(town, DIARY, a=T0 - 9, b=T0 - 5)
-    assert "The room was not known at either time." in page.one("section", id="compare").text
+    assert "The room was unknown at both times." in page.one("section", id="compare").text
 
 
-def test_comparing_is_off_until_both_times_are_given_and_proposes_the_whole_life(town: Server) -> None:
+def test_comparing_is_off_until_both_times_are_given_and_proposes_the_whole_timeline(town: Server) -> None:
     page = open_room(town, DIARY, a=T0)
     assert page.one("section", id="compare").all("table") == []
     proposed = values_of(compare_form(open_room(town, DIARY)))
@@ -1007,7 +1007,7 @@ def test_health_shows_the_log_the_projections_and_the_delays(town: Server) -> No
     assert int(numbers["Answered OK, since the start"].replace(",", "")) >= status["head"]
     assert status["chain"] in page.text
     projections, delays, _ = page.all("table")
-    assert {row[0]: row[4] for row in rows_of(projections)} == dict.fromkeys(status["projections"], "reads on")
+    assert {row[0]: row[4] for row in rows_of(projections)} == dict.fromkeys(status["projections"], "running")
     assert sum(int(row[1].replace(",", "")) for row in rows_of(delays)) == status["head"]
 
 
@@ -1075,7 +1075,7 @@ def test_a_projection_that_stands_still_is_told_to_members_on_every_page_and_to_
         assert row.all("td")[-1].text == f"visibility stopped at position 1: {MARKUP}"
         for path in ("/", "/room/r", "/room/r/visibility.csv"):
             page = check(client.get(path), 503)
-            assert page.one("h1").text == "Not now"
+            assert page.one("h1").text == "Unavailable"
             assert said in banners(page)
     with httpx.Client(base_url=server.url, timeout=30) as stranger:
         for path in ("/sign-in", "/static/nothing"):
@@ -1131,7 +1131,7 @@ def test_a_wrong_token_opens_nothing(browser: httpx.Client, token: str) -> None:
     response = sign_in(browser, token, next="/room/r")
     page = check(response, 401)
     assert "set-cookie" not in response.headers
-    assert banners(page) == ["That is not a token of this server."]
+    assert banners(page) == ["This server has no such token."]
     assert values_of(page.one("form"))["next"] == "/room/r"
     assert page.one("input", name="token").attrs.get("value") is None
     assert browser.get("/").status_code == 303

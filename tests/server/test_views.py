@@ -118,7 +118,7 @@ def test_spells_are_drawn_to_scale() -> None:
 def test_an_open_spell_ends_with_the_window_and_says_that_it_goes_on() -> None:
     (spell,) = spells_of([Interval(T0 + 5 * MINUTE, None, True)], *WINDOW)
     assert (spell.x, spell.width, spell.to_ms, spell.duration_ms) == (500, 500, None, 5 * MINUTE)
-    assert spell.label == f"public from {format_time(T0 + 5 * MINUTE)} still so, open end, 5 min"
+    assert spell.label == f"public from {format_time(T0 + 5 * MINUTE)} ongoing, 5 min"
     (closed,) = spells_of([Interval(T0, T0 + 1500, False)], *WINDOW)
     assert closed.label == f"hidden from {format_time(T0)} to {format_time(T0 + 1500)}, 1 s 500 ms"
 

@@ -113,7 +113,7 @@ def spells_of(intervals: Iterable[Interval], from_ms: int, to_ms: int, open_unti
         last_ms = open_until_ms if open_until_ms is not None and interval.to_ms is None else end_ms
         duration_ms = max(0, last_ms - begin_ms)
         word = "public" if interval.public else "hidden"
-        until = "still so, open end" if interval.to_ms is None else f"to {format_time(interval.to_ms)}"
+        until = "ongoing" if interval.to_ms is None else f"to {format_time(interval.to_ms)}"
         label = f"{word} from {format_time(interval.from_ms)} {until}, {format_duration(duration_ms)}"
         spells.append(
             Spell(x, round(end - x, 2), interval.public, interval.from_ms, interval.to_ms, duration_ms, label)

@@ -85,7 +85,7 @@ function listen(onChange) {
   const source = new EventSource(`/events/stream?after=${live.dataset.head}`);
   source.addEventListener("open", () => { said.textContent = "live"; });
   source.addEventListener("error", () => {
-    said.textContent = source.readyState === EventSource.CLOSED ? "not live any more: reload the page" : "reconnecting…";
+    said.textContent = source.readyState === EventSource.CLOSED ? "disconnected: reload the page" : "reconnecting…";
   });
   source.addEventListener("room-updated", (event) => onChange(JSON.parse(event.data)));
   addEventListener("pagehide", () => source.close());
@@ -108,7 +108,7 @@ function gathered(work) {
 }
 
 function rooms() {
-  if ("past" in live.dataset) { said.textContent = "the past: nothing moves"; return; }
+  if ("past" in live.dataset) { said.textContent = "the past: no updates"; return; }
   const moved = new Set();
   const refresh = gathered(async () => {
     const list = document.getElementById("list");
@@ -136,7 +136,7 @@ function health() {
   }), 5000);
 }
 
-// ---- a room: scrubbing through its life ----
+// ---- a room: scrubbing through its timeline ----
 
 function room() {
   const travel = document.getElementById("sliders");
@@ -252,7 +252,7 @@ function room() {
   dress();
 
   const refresh = gathered(async () => {
-    if (!isNow(at) || !isNow(known)) { said.textContent = "new changes came: back to now shows them"; return; }
+    if (!isNow(at) || !isNow(known)) { said.textContent = "there are new changes: go back to now to see them"; return; }
     const page = await fetchPage(address());
     const fresh = page.getElementById("room").dataset;
     for (const [slider, end] of [[at, fresh.end], [known, fresh.knownEnd]]) { slider.max = end; slider.value = end; }
