@@ -46,7 +46,7 @@ def commands() -> str:
 
 def command_options() -> str:
     """A section for each command: how it is used, its help, and its options."""
-    root = click.Context(main, info_name="roomlapse")
+    root = click.Context(main, info_name="roomlapse", **main.context_settings)
     return "\n\n".join(_section(click.Context(command, info_name=name, parent=root)) for name, command in _commands())
 
 
