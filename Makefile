@@ -12,7 +12,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 UPGRADE ?= --upgrade
 PYTEST := $(BIN)/python -m pytest -q --ignore tests/browser
 ON_ALL_CORES := -n auto --dist loadfile --no-loadscope-reorder
-HISTORIES ?= 3000
+HISTORIES ?= 2000
 
 .PHONY: help setup demo wheel test rounds test-faults test-browser deploy-tools bench docs check format lint types audit lock clean
 

@@ -6,19 +6,16 @@ HISTORIES says how many (300 unless told otherwise); STEP is made small, so that
 import json
 import random
 from itertools import pairwise
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
-from conftest import HISTORIES, T0, UPDATE
-from hypothesis import given, settings
+from conftest import T0
+from histories import FOREVER_MS, ROOMS, SPAN_MS, Delivery, deliveries, make_steps_small
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Oracle
 
-import app.projector.fold
-import app.projector.read_models
 from app.infra import sqlite
 from app.infra.errors import NotFound
 from app.log import schema
@@ -31,61 +28,10 @@ from app.queries.rooms import Queries
 from app.tencent.body import decode
 from projections import ALL
 
-FOREVER_MS = T0 + 10**6
-SPAN_MS = 7  # so short that events meet within a millisecond
-ROOMS = ("a", "b?#% ü")
-
-
-class Delivery(NamedTuple):
-    """A body, when it arrives after the one before, and whether the projections catch up behind it.
-
-    `elsewhere`: another process does, which remembers other things about the rooms.
-    """
-
-    body: bytes
-    wait_ms: int
-    batch: int | None
-    elsewhere: bool
-
-
-VALUES: list[Any] = [0, 1, True, False, 1.0, "1", None, [1], {"x": 1.0}, "", -0.0, 10**20]
-
-
-@st.composite
-def deliveries(draw: st.DrawFn) -> list[Delivery]:
-    """Up to 24 callbacks of two rooms in no order, some of them twice, some siblings, cut into batches."""
-    made: list[Delivery] = []
-    for _ in range(draw(st.integers(1, 24))):
-        if made and draw(st.integers(0, 7)) == 0:
-            body = draw(st.sampled_from(made)).body
-        else:
-            info: dict[str, Any] = {"RoomId": draw(st.sampled_from(ROOMS))}
-            if draw(st.booleans()):
-                info["IsPublicVisible"] = draw(st.sampled_from([True, False, True, False, "false", None]))
-            for field in draw(st.sets(st.sampled_from(["A", "B", "é"]), max_size=2)):
-                info[field] = draw(st.sampled_from(VALUES))
-            content = {
-                "CallbackCommand": UPDATE if draw(st.integers(0, 9)) else "Live.CallbackAfterDestroyRoom",
-                "Operator_Account": draw(st.sampled_from(["bob", 2**60 + 1, None])),
-                "RoomInfo": info,
-                "EventTime": T0 + draw(st.integers(0, SPAN_MS)),
-            }
-            if content["CallbackCommand"] != UPDATE and draw(st.booleans()):
-                del content["RoomInfo"]
-            body = json.dumps(content).encode()
-        batch = draw(st.sampled_from([None, None, 1, 2, 5]))
-        made.append(Delivery(body, draw(st.integers(0, 3)), batch, draw(st.integers(0, 3)) == 0))
-    return made
-
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     make_steps_small(monkeypatch)
-
-
-def make_steps_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.projector.fold, "STEP", 3)
-    monkeypatch.setattr(app.projector.read_models, "_MAX_HEADS", 1)  # of the two rooms, one is remembered
 
 
 class World:
@@ -235,97 +181,3 @@ def check_tiling(intervals: list[Any]) -> None:
         assert before.public is not after.public
     if intervals:
         assert intervals[-1].to_ms is None
-
-
-class PowerGone(BaseException):
-    """The process is gone: nothing after this statement happens."""
-
-
-class FailingConnection:
-    """A real connection that dies before its n-th statement, and does nothing from then on, not even a rollback."""
-
-    def __init__(self, conn: sqlite.Connection, statements: int) -> None:
-        self._conn = conn
-        self._left = statements
-
-    def execute(self, sql: str, args: Any = ()) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            raise PowerGone
-        return self._conn.execute(sql, args)
-
-    def executemany(self, sql: str, rows: list[Any]) -> None:
-        for row in rows:
-            self.execute(sql, row)
-
-    @property
-    def in_transaction(self) -> bool:
-        return self._left >= 0 and self._conn.in_transaction
-
-    def close(self) -> None:
-        self._conn.close()
-
-
-STATEMENTS = {"append": 20, "catch_up": 200, "rebuild": 300}
-"""About how many statements such work takes: a crash is to come before one of them, and only now and then after all."""
-
-
-CRASHES = (
-    deliveries(),
-    st.sampled_from(list(STATEMENTS)).flatmap(lambda work: st.tuples(st.just(work), st.integers(0, STATEMENTS[work]))),
-    st.integers(1, 6),
-)
-
-
-@settings(max_examples=max(20, HISTORIES // 4))
-@given(*CRASHES)
-def test_a_crash_between_any_two_statements_then_catching_up_equals_a_rebuild(
-    history: list[Delivery], crash: tuple[str, int], batch: int
-) -> None:
-    work, statements = crash
-    with TemporaryDirectory() as folder:
-        log_path, models_path = Path(folder, "events.db"), Path(folder, "read_models.db")
-        arrivals = [Arrival(decode(it.body, FOREVER_MS), T0 + n) for n, it in enumerate(history)]
-        half = len(arrivals) // 2
-
-        log = EventStore(schema.open_log(log_path))
-        models = ReadModels(connect_read_models(models_path), ALL)
-        models.create()
-        log.append(arrivals[:half])
-        catch_up(log, models, batch)
-        before = {name: models.fingerprint(name) for name in ALL}
-        appended = log.head().position
-        dying_log: Any = FailingConnection(log.conn, statements if work == "append" else 10**9)
-        dying_models: Any = FailingConnection(models.conn, statements if work != "append" else 10**9)
-        frail_log, frail = EventStore(dying_log), ReadModels(dying_models, ALL)
-        died = True
-        try:
-            if work == "rebuild":
-                rebuild(frail_log, frail)
-            frail_log.append(arrivals[half:])
-            while catch_up(frail_log, frail, batch).more:
-                pass
-            died = False
-        except PowerGone:
-            pass
-        log.close()
-        models.close()
-
-        log = EventStore(schema.open_log(log_path))
-        models = ReadModels(connect_read_models(models_path), ALL)
-        models.create()
-        whole = {arrival.callback.event_id for arrival in arrivals}
-        if died and work == "append":
-            assert log.head().position in (appended, len(whole)), "half a batch was stored"
-        if died and work == "rebuild" and log.head().position == appended:
-            assert {name: models.fingerprint(name) for name in ALL} == before, "a dead rebuild changed what readers see"
-        log.append(arrivals)  # the sender tries again
-        assert log.head().position == len(whole)
-        while catch_up(log, models, batch).more:
-            pass
-        caught_up = {name: models.fingerprint(name) for name in ALL}
-        assert verify(log, models) is None
-        rebuild(log, models)
-        assert {name: models.fingerprint(name) for name in ALL} == caught_up
-        log.close()
-        models.close()

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_crashes
 import test_properties
+from histories import make_steps_small
 from hypothesis import given, settings
 from msgspec.structs import replace
 
@@ -33,8 +35,8 @@ LAWS = {
         HISTORIES,
     ),
     "crashes": (
-        test_properties.test_a_crash_between_any_two_statements_then_catching_up_equals_a_rebuild,
-        test_properties.CRASHES,
+        test_crashes.test_a_crash_between_any_two_statements_then_catching_up_equals_a_rebuild,
+        test_crashes.CRASHES,
         HISTORIES // 4,
     ),
 }
@@ -55,7 +57,7 @@ def put(patch: Patch, right: Any, wrong: Any) -> None:
     places = [
         (module, name)
         for module_name, module in list(sys.modules.items())
-        if module_name.partition(".")[0] in ("app", "projections", "test_properties")
+        if module_name.partition(".")[0] in ("app", "projections", "test_properties", "test_crashes")
         for name, value in vars(module).items()
         if value is right
     ]
@@ -334,7 +336,7 @@ def _(patch: Patch) -> None:
 
 
 def check(law: str) -> None:
-    """Hold the program against one of the laws, as test_properties does."""
+    """Hold the program against one of the laws, as the tests of the properties do."""
     test, strategies, histories = LAWS[law]
     body: Any = getattr(test, "hypothesis").inner_test  # noqa: B009  it has no type
     settings(settings.get_profile("find"), max_examples=histories)(given(*strategies)(body))()
@@ -342,7 +344,7 @@ def check(law: str) -> None:
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: Patch) -> None:
-    test_properties.make_steps_small(monkeypatch)
+    make_steps_small(monkeypatch)
 
 
 FOUND_BY_CRASHES = {"the checkpoint is written before the rows", "a batch is not one transaction"}
@@ -353,7 +355,9 @@ def test_a_seeded_bug_is_caught(name: str, monkeypatch: Patch) -> None:
     BUGS[name](monkeypatch)
     with pytest.raises(AssertionError) as caught:
         check("crashes" if name in FOUND_BY_CRASHES else "answers")
-    assert Path(caught.traceback[-1].path).name == "test_properties.py", "an assertion of the program found it first"
+    assert Path(caught.traceback[-1].path).name in {"test_properties.py", "test_crashes.py"}, (
+        "an assertion of the program found it first"
+    )
 
 
 def test_the_same_properties_hold_without_a_bug() -> None:

@@ -1,6 +1,6 @@
 """Rows 12 and 13: any order of arrival, duplicates, batches and crashes; and bugs that are seeded to see them caught.
 
-The histories are those of `tests/test_properties.py`, which runs with all tests; in full they are 10,000 here. Beside
+The histories are those of `tests/test_properties.py` and `tests/test_crashes.py`; in full they are 10,000 here. Beside
 them stand the writes that those do not take: a bulk append (an import), which puts the log's guard aside for a moment,
 and a body's way out of quarantine.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import T0, body_of
-from test_properties import FailingConnection, PowerGone
+from kit.crash import FailingConnection, PowerGone
 
 import app.log.append
 from app.infra import sqlite
@@ -26,18 +26,18 @@ from app.log.store import EventStore
 from app.tencent.body import decode
 from faults.lib import FULL, report
 
-TESTS = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 _HISTORIES = 10_000
-in_full = pytest.mark.skipif(not FULL, reason="runs in a smaller form with all tests; in full with FAULTS=full")
+in_full = pytest.mark.skipif(not FULL, reason="`make test` and `make rounds` run it in short; in full with FAULTS=full")
 
 
-def run_tests(file: str, *args: str, histories: int) -> str:
-    """Run a test file in a process of its own; what it said, which has to be that all passed."""
+def run_tests(*args: str) -> str:
+    """Run tests in a process of their own; what it said, which has to be that all passed."""
     env = {name: value for name, value in os.environ.items() if name != "FAULTS"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *args, str(TESTS / file)],
-        cwd=TESTS.parent,
-        env=env | {"HISTORIES": str(histories)},
+        [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *args],
+        cwd=ROOT,
+        env=env | {"HISTORIES": str(_HISTORIES)},
         capture_output=True,
         text=True,
         timeout=3600,
@@ -54,7 +54,7 @@ def passing_examples(output: str) -> list[int]:
 
 @in_full
 def test_ten_thousand_histories_give_the_oracles_answers_and_a_rebuilds_fingerprints() -> None:
-    output = run_tests("test_properties.py", "--hypothesis-show-statistics", histories=_HISTORIES)
+    output = run_tests("tests/test_properties.py", "tests/test_crashes.py", "--hypothesis-show-statistics")
     answers, crashes = passing_examples(output)
     assert answers >= _HISTORIES
     assert crashes >= _HISTORIES // 4
@@ -69,7 +69,7 @@ def test_ten_thousand_histories_give_the_oracles_answers_and_a_rebuilds_fingerpr
 
 @in_full
 def test_each_seeded_bug_is_caught_and_without_one_nothing_is() -> None:
-    output = run_tests("test_seeded_bugs.py", "-vv", histories=800)
+    output = run_tests("tests/test_seeded_bugs.py", "-vv")
     caught = re.findall(r"test_a_seeded_bug_is_caught\[(.+?)\] PASSED", output)
     assert "test_the_same_properties_hold_without_a_bug PASSED" in output
     for what in ("ties", "duplicates", "late event is skipped", "late event is folded", "checkpoint"):
