@@ -260,7 +260,7 @@ def test_a_log_that_was_edited_is_not_backed_up_and_the_position_is_named(
 _NAMED = ("events, position ", "integrity check", "malformed", "not a database", "cannot be read", "disk image")
 
 
-def test_a_log_with_a_spoilt_page_is_not_backed_up_or_the_backup_is_whole(tmp_path: Path) -> None:
+def test_a_log_with_a_corrupt_page_is_not_backed_up_or_the_backup_is_whole(tmp_path: Path) -> None:
     data = imported(tmp_path / "data", 2000)
     sound = (data / LOG_FILE).read_bytes()
     folder = tmp_path / "backups"

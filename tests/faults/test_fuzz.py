@@ -124,7 +124,7 @@ _written = st.builds(
 
 
 @st.composite
-def _spoilt(draw: st.DrawFn) -> bytes:
+def _corrupt(draw: st.DrawFn) -> bytes:
     """A body like those that are right, with some bytes changed, taken away, put in, or said twice."""
     body = bytearray(draw(_written))
     for _ in range(draw(st.integers(1, 3))):
@@ -140,7 +140,7 @@ _large = st.builds(
     st.sampled_from([MAX_BODY_BYTES - 1, MAX_BODY_BYTES, MAX_BODY_BYTES + 1, 3 * MAX_BODY_BYTES]),
     st.binary(min_size=1, max_size=8) | st.sampled_from([b"[", b'{"a":', b'"', b"\\", b"1", b" "]),
 )
-_bodies = _weighted((12, _written), (6, _spoilt()), (1, st.binary(max_size=300)), (1, _large))
+_bodies = _weighted((12, _written), (6, _corrupt()), (1, st.binary(max_size=300)), (1, _large))
 
 
 class _Clients:

@@ -268,7 +268,7 @@ def test_torn_read_models_are_made_again_and_callbacks_do_not_wait_for_it(tmp_pa
                 assert _without_clock(got[1]) == _without_clock(answer), f"{tear.__name__}: {room_id}"
             assert victim.stop() == 0
             if tear is not _all_gone:  # which is as good as no file at all
-                assert "the read models are spoilt" in victim.logs()
+                assert "the read models are corrupt" in victim.logs()
         assert_verified(data)
     report(
         2,

@@ -96,14 +96,14 @@ def test_a_log_that_cannot_be_read_is_told_by_whoever_is_asked_and_callbacks_are
     conn.execute("DROP TRIGGER events_no_update")
     conn.execute("UPDATE events SET body = '{' WHERE position = 1")
     conn.execute(guard)
-    (spoilt,) = conn.execute("SELECT event_id FROM events WHERE position = 1").fetchone()
+    (corrupt,) = conn.execute("SELECT event_id FROM events WHERE position = 1").fetchone()
     conn.close()
     for file in server.data.glob("read_models.db*"):
         file.unlink()
 
     server = start_server(data=server.data)
     wait_until(lambda: "projections wait" in server.logs())
-    told = f"event {spoilt} in the log cannot be read"
+    told = f"event {corrupt} in the log cannot be read"
     for path in ("/readyz", "/rooms/r", "/rooms/other", "/events"):
         answer = server.client.get(path, timeout=20)
         assert answer.status_code == 503, path

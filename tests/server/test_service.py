@@ -1,4 +1,4 @@
-"""A server keeps its promises when the read models are taken away, spoilt, or held by somebody else."""
+"""A server keeps its promises when the read models are taken away, corrupt, or held by somebody else."""
 
 import time
 from pathlib import Path
