@@ -14,7 +14,7 @@ import uvicorn
 
 from app.infra import sqlite
 from app.infra.processes import settle_memory
-from app.server.app import Bell, create_app
+from app.server.api import Bell, create_app
 from app.server.connections import Connection, cut_idle, cut_unfinished
 from app.server.node import Service
 

@@ -13,7 +13,7 @@ from app.infra.asgi import Scope, Send
 from app.infra.errors import BadTime, NotFound, Unavailable
 from app.infra.times import parse_time
 from app.queries.rooms import Room
-from app.server.gate import SECURITY_HEADERS
+from app.server.guards import SECURITY_HEADERS
 from app.server.node import MustWait, Service
 
 _PREFIX = "/rooms/"

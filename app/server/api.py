@@ -36,7 +36,7 @@ from app.infra.times import parse_time
 from app.queries import rooms as queries
 from app.queries.rooms import Queries
 from app.server import sessions
-from app.server.gate import SECURITY_HEADERS, Gate
+from app.server.guards import SECURITY_HEADERS, Gate
 from app.server.node import Service
 from app.server.page.routes import PARAMETERS, Pages, page_routes
 from app.server.shortcut import Shortcut

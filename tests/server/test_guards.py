@@ -19,7 +19,7 @@ from app.infra.errors import BadSettings
 from app.infra.rate_limit import RateLimit
 from app.infra.settings import Secrets, Settings, read_allowed_hosts
 from app.log import schema
-from app.server.gate import MAX_PATH_BYTES, MAX_QUERY_BYTES, SECURITY_HEADERS, Gate
+from app.server.guards import MAX_PATH_BYTES, MAX_QUERY_BYTES, SECURITY_HEADERS, Gate
 from app.tencent.request import sign
 
 API, ADMIN, CALLBACK = "gate-api-token", "gate-admin-token", "gate-callback-token"
