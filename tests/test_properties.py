@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Oracle
 
+from app.event import Cut
 from app.infra import sqlite
 from app.infra.errors import NotFound
 from app.log import schema
@@ -24,7 +25,10 @@ from app.log.store import EventStore
 from app.ops.verify import verify
 from app.projector.catch_up import catch_up, rebuild
 from app.projector.read_models import ReadModels, connect_read_models
-from app.queries.rooms import Queries
+from app.queries import counts, rooms
+from app.queries import history as history_queries
+from app.queries import visibility as visibility_queries
+from app.queries.reader import Moment, Reader
 from app.tencent.body import decode
 from projections import ALL
 
@@ -42,7 +46,7 @@ class World:
         self.models = ReadModels(connect_read_models(sqlite.MEMORY), ALL)
         self.models.create()
         self.others = ReadModels(self.models.conn, ALL)
-        self.queries = Queries(self.log, self.models)
+        self.reader = Reader(self.log, self.models)
         self.oracle = Oracle()
         self.clock_ms = T0
 
@@ -64,7 +68,7 @@ class World:
         return {name: self.models.fingerprint(name) for name in ALL}
 
     def close(self) -> None:
-        self.queries.close()
+        self.reader.close()
 
 
 def delivered(history: list[Delivery]) -> World:
@@ -125,10 +129,15 @@ def test_answers_equal_the_oracle_and_any_order_of_arrival_equals_a_rebuild(
 
 
 def check_answers(world: World, as_of: int | None, known_at: int | None, one: int | None, other: int | None) -> None:
-    reader, oracle = world.queries, world.oracle
+    with world.reader.moment() as moment:
+        check_answers_of(moment, world.oracle, Cut(as_of_ms=as_of, known_at_ms=known_at), one, other)
+
+
+def check_answers_of(moment: Moment, oracle: Oracle, cut: Cut, one: int | None, other: int | None) -> None:
+    as_of, known_at = cut.as_of_ms, cut.known_at_ms
     now_ms = T0 + 5
     from_ms, to_ms = (min(one, other), max(one, other)) if one is not None and other is not None else (one, None)
-    page = reader.rooms(as_of, known_at)
+    page = rooms.rooms(moment, cut)
     same([room.room_id for room in page.rooms], oracle.rooms(as_of, known_at))
     for public in (True, False):
         expected = [
@@ -136,37 +145,41 @@ def check_answers(world: World, as_of: int | None, known_at: int | None, one: in
             for room_id in oracle.rooms(as_of, known_at)
             if (spells := oracle.intervals(room_id, as_of, known_at)) and spells[-1]["public"] == public
         ]
-        same([room.room_id for room in reader.rooms(as_of, known_at, public=public).rooms], expected)
+        same([room.room_id for room in rooms.rooms(moment, cut, public=public).rooms], expected)
     for room_id in ROOMS:
-        same(answer(reader.room, room_id, as_of, known_at), oracle.room(room_id, as_of, known_at))
-        same(answer(reader.change_counts, room_id, as_of, known_at), oracle.counts(room_id, as_of, known_at))
+        same(answer(rooms.room, moment, room_id, cut), oracle.room(room_id, as_of, known_at))
+        same(answer(counts.change_counts, moment, room_id, cut), oracle.counts(room_id, as_of, known_at))
         if one is not None and other is not None:
             same(
-                answer(reader.diff, room_id, one, other, as_of, known_at),
+                answer(rooms.diff, moment, room_id, one, other, cut),
                 oracle.diff(room_id, one, other, as_of, known_at),
             )
-        timeline = answer(reader.visibility, room_id, as_of, known_at, from_ms=from_ms, to_ms=to_ms, now_ms=now_ms)
+        timeline = answer(
+            visibility_queries.visibility, moment, room_id, cut, from_ms=from_ms, to_ms=to_ms, now_ms=now_ms
+        )
         same(timeline, oracle.visibility(room_id, now_ms, from_ms, to_ms, as_of, known_at))
-        whole = answer(reader.visibility, room_id, as_of, known_at, now_ms=now_ms)
+        whole = answer(visibility_queries.visibility, moment, room_id, cut, now_ms=now_ms)
         if whole is not None:
             check_tiling(whole.intervals)
             for field in (None, "A"):
-                mine = pages_of(reader, room_id, as_of, known_at, from_ms, to_ms, field)
+                mine = pages_of(moment, room_id, cut, from_ms, to_ms, field)
                 same(mine, oracle.history(room_id, as_of, known_at, from_ms, to_ms, field))
-    totals = reader.change_totals()
+    totals = counts.change_totals(moment)
     same(totals.counts, oracle.total_counts())
     for total in totals.rooms:
-        counts = oracle.counts(total.room_id)
-        assert counts is not None
-        assert total.changes == sum(count["changes"] for count in counts["counts"].values())
+        counted = oracle.counts(total.room_id)
+        assert counted is not None
+        assert total.changes == sum(count["changes"] for count in counted["counts"].values())
 
 
-def pages_of(reader: Queries, room_id: str, *cut_and_window: Any) -> list[Any]:
-    as_of, known_at, from_ms, to_ms, field = cut_and_window
-    changes, cursor = [], None
+def pages_of(
+    moment: Moment, room_id: str, cut: Cut, from_ms: int | None, to_ms: int | None, field: str | None
+) -> list[Any]:
+    changes: list[Any] = []
+    cursor = None
     while True:
-        page = reader.history(
-            room_id, as_of, known_at, from_ms=from_ms, to_ms=to_ms, field=field, limit=3, cursor=cursor
+        page = history_queries.history(
+            moment, room_id, cut, from_ms=from_ms, to_ms=to_ms, field=field, limit=3, cursor=cursor
         )
         changes += page.changes
         cursor = page.next_cursor

@@ -19,6 +19,7 @@ import rich_click as click
 
 from app.cli import tables
 from app.cli.demo import run_demo
+from app.event import Cut
 from app.infra import sqlite
 from app.infra.data_dir import LOG_FILE, DataDir
 from app.infra.errors import (
@@ -68,9 +69,13 @@ from app.ops.simulator import Callbacks, Sender
 from app.ops.verify import verify_data
 from app.projector.catch_up import MAPPED_BYTES, rebuild
 from app.projector.upkeep import bring_up, create_read_models, open_read_models
-from app.queries import rooms as queries
-from app.queries.reader import open_queries
-from app.queries.rooms import Queries
+from app.queries import counts as count_queries
+from app.queries import history as history_queries
+from app.queries import log as log_queries
+from app.queries import rooms as room_queries
+from app.queries import visibility as visibility_queries
+from app.queries.paging import DEFAULT_LIMIT, MAX_LIMIT
+from app.queries.reader import Moment, open_reader
 from app.server.node import Service
 from app.server.running import Running, warn_of_library
 from projections import ALL
@@ -142,9 +147,7 @@ _as_of = click.option("--as-of", type=TIME, help="Only what had happened by this
 _known_at = click.option("--known-at", type=TIME, help="Only what we had received by this time counts.")
 _from = click.option("--from", "from_ms", type=TIME, help="Start of the window, included.")
 _to = click.option("--to", "to_ms", type=TIME, help="End of the window, not included.")
-_limit = click.option(
-    "--limit", type=click.IntRange(1, queries.MAX_LIMIT), default=queries.DEFAULT_LIMIT, show_default=True
-)
+_limit = click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=DEFAULT_LIMIT, show_default=True)
 _cursor = click.option("--cursor", help="Where the page before ended.")
 
 
@@ -179,16 +182,17 @@ def _reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 
 @contextmanager
-def _reading(data: Path) -> Iterator[Queries]:
+def _reading(data: Path) -> Iterator[Moment]:
     """Open a data directory for reading, after bringing its read models up to the log's end."""
     data_dir = DataDir(data)
     check_log(data_dir, _env_app_id())
     _bring_up(data_dir)
-    reader = open_queries(data_dir)
-    try:
-        yield reader
-    finally:
-        reader.close()
+    with open_reader(data_dir) as reader, reader.moment() as moment:
+        yield moment
+
+
+def _cut(as_of: int | None, known_at: int | None) -> Cut:
+    return Cut(as_of_ms=as_of, known_at_ms=known_at)
 
 
 def _bring_up(data_dir: DataDir) -> None:
@@ -287,8 +291,8 @@ def demo(port: int, for_s: float | None) -> None:
 @_reports_errors
 def room(room: str, as_of: int | None, known_at: int | None, data: Path, as_json: bool) -> None:
     """Show what a room was like, with who set each field."""
-    with _reading(data) as reader:
-        _print(as_json, reader.room(room, as_of, known_at), tables.print_room)
+    with _reading(data) as moment:
+        _print(as_json, room_queries.room(moment, room, _cut(as_of, known_at)), tables.print_room)
 
 
 @main.command()
@@ -312,8 +316,8 @@ def rooms(
     as_json: bool,
 ) -> None:
     """List rooms by room_id."""
-    with _reading(data) as reader:
-        page = reader.rooms(as_of, known_at, public=public, q=q, limit=limit, cursor=cursor)
+    with _reading(data) as moment:
+        page = room_queries.rooms(moment, _cut(as_of, known_at), public=public, q=q, limit=limit, cursor=cursor)
         _print(as_json, page, tables.print_rooms)
 
 
@@ -342,9 +346,9 @@ def history(
     as_json: bool,
 ) -> None:
     """List a room's changes, newest first: who changed what, from what, to what."""
-    with _reading(data) as reader:
-        page = reader.history(
-            room, as_of, known_at, from_ms=from_ms, to_ms=to_ms, field=field, limit=limit, cursor=cursor
+    with _reading(data) as moment:
+        page = history_queries.history(
+            moment, room, _cut(as_of, known_at), from_ms=from_ms, to_ms=to_ms, field=field, limit=limit, cursor=cursor
         )
         _print(as_json, page, tables.print_history)
 
@@ -364,8 +368,8 @@ def diff(
     room: str, from_ms: int, to_ms: int, as_of: int | None, known_at: int | None, data: Path, as_json: bool
 ) -> None:
     """Compare two times of a room."""
-    with _reading(data) as reader:
-        _print(as_json, reader.diff(room, from_ms, to_ms, as_of, known_at), tables.print_diff)
+    with _reading(data) as moment:
+        _print(as_json, room_queries.diff(moment, room, from_ms, to_ms, _cut(as_of, known_at)), tables.print_diff)
 
 
 @main.command()
@@ -387,13 +391,14 @@ def counts(
     as_json: bool,
 ) -> None:
     """Count how often each field changed: of one room, or over all rooms."""
-    with _reading(data) as reader:
+    with _reading(data) as moment:
         if room is not None:
-            _print(as_json, reader.change_counts(room, as_of, known_at), lambda it: tables.print_counts(it.counts))
+            counted = count_queries.change_counts(moment, room, _cut(as_of, known_at))
+            _print(as_json, counted, lambda it: tables.print_counts(it.counts))
         elif as_of is not None or known_at is not None:
             raise click.UsageError("--as-of and --known-at need a ROOM")
         else:
-            _print(as_json, reader.change_totals(limit, cursor), tables.print_totals)
+            _print(as_json, count_queries.change_totals(moment, limit, cursor), tables.print_totals)
 
 
 @main.command()
@@ -415,8 +420,8 @@ def visibility(
     as_json: bool,
 ) -> None:
     """Show when a room was public and when hidden."""
-    with _reading(data) as reader:
-        answer = reader.visibility(room, as_of, known_at, from_ms=from_ms, to_ms=to_ms)
+    with _reading(data) as moment:
+        answer = visibility_queries.visibility(moment, room, _cut(as_of, known_at), from_ms=from_ms, to_ms=to_ms)
         _print(as_json, answer, tables.print_visibility)
 
 
@@ -427,8 +432,8 @@ def visibility(
 @_reports_errors
 def status(fingerprint: bool, data: Path, as_json: bool) -> None:
     """Show where the log ends and how far each projection has read."""
-    with _reading(data) as reader:
-        _print(as_json, reader.status(fingerprint), tables.print_status)
+    with _reading(data) as moment:
+        _print(as_json, log_queries.status(moment, fingerprint=fingerprint), tables.print_status)
 
 
 @main.command(name="rebuild")
@@ -594,7 +599,7 @@ def export(file: Path, data: Path) -> None:
 
 
 @main.group(invoke_without_command=True)
-@click.option("--limit", type=click.IntRange(1, queries.MAX_LIMIT), default=queries.DEFAULT_LIMIT, show_default=True)
+@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=DEFAULT_LIMIT, show_default=True)
 @_cursor
 @_data
 @_json
@@ -604,8 +609,8 @@ def rejected(context: click.Context, limit: int, cursor: str | None, data: Path,
     """List the quarantine, newest first; `retry` tries its bodies again."""
     if context.invoked_subcommand is None:
         _say_which_data(data)
-        with _reading(data) as reader:
-            _print(as_json, reader.rejected(limit, cursor), tables.print_rejected)
+        with _reading(data) as moment:
+            _print(as_json, log_queries.rejected(moment, limit, cursor), tables.print_rejected)
 
 
 @rejected.command()

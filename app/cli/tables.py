@@ -13,7 +13,7 @@ from app.event import canonical_json
 from app.infra.texts import visible
 from app.infra.times import format_duration, format_time
 from app.ops.doctor import Diagnosis
-from app.queries import rooms as queries
+from app.queries import answers
 
 _PIPE_WIDTH = 200
 
@@ -23,7 +23,7 @@ def print_json(answer: Any) -> None:
     print(msgspec.json.encode(answer).decode())
 
 
-def print_room(room: queries.Room) -> None:
+def print_room(room: answers.Room) -> None:
     """Print a room: a line a field, with who set it and when."""
     events = "1 event" if room.events == 1 else f"{room.events} events, the last"
     _say(f"{room.room_id}  after {events} at {format_time(room.event_time_ms)}")
@@ -38,7 +38,7 @@ def print_room(room: queries.Room) -> None:
     )
 
 
-def print_rooms(page: queries.Rooms) -> None:
+def print_rooms(page: answers.Rooms) -> None:
     """Print rooms, a line each."""
     lines = []
     for room in page.rooms:
@@ -57,7 +57,7 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     )
 
 
-def print_history(page: queries.History) -> None:
+def print_history(page: answers.History) -> None:
     """Print changes, newest first, a line a field."""
     lines = []
     for change in page.changes:
@@ -74,7 +74,7 @@ def print_history(page: queries.History) -> None:
     _more(page.next_cursor)
 
 
-def print_diff(diff: queries.Diff) -> None:
+def print_diff(diff: answers.Diff) -> None:
     """Print what differs, a line a field."""
     lines = [
         [name, _json(field["from"]) if "from" in field else "", _json(field["to"]) if "to" in field else ""]
@@ -86,7 +86,7 @@ def print_diff(diff: queries.Diff) -> None:
         _say("no difference")
 
 
-def print_counts(counts: dict[str, queries.Counts]) -> None:
+def print_counts(counts: dict[str, answers.Counts]) -> None:
     """Print counts, a line a field."""
     _table(
         ["field", "observations", "changes", "first seen", "last changed"],
@@ -103,14 +103,14 @@ def print_counts(counts: dict[str, queries.Counts]) -> None:
     )
 
 
-def print_totals(totals: queries.ChangeTotals) -> None:
+def print_totals(totals: answers.ChangeTotals) -> None:
     """Print the counts over all rooms, and the rooms with the most changes."""
     print_counts(totals.counts)
     _table(["room", "changes"], [[total.room_id, str(total.changes)] for total in totals.rooms])
     _more(totals.next_cursor)
 
 
-def print_visibility(visibility: queries.Visibility) -> None:
+def print_visibility(visibility: answers.Visibility) -> None:
     """Print intervals, a line each, and the sums."""
     _table(
         ["", "from", "to", "for"],
@@ -130,7 +130,7 @@ def print_visibility(visibility: queries.Visibility) -> None:
     )
 
 
-def print_rejected(page: queries.Quarantine) -> None:
+def print_rejected(page: answers.Quarantine) -> None:
     """Print the quarantine, a line a body."""
     _table(
         ["id", "received", "reason", "body"],
@@ -139,7 +139,7 @@ def print_rejected(page: queries.Quarantine) -> None:
     _more(page.next_cursor)
 
 
-def print_status(status: queries.Status) -> None:
+def print_status(status: answers.Status) -> None:
     """Print the log's end and the projections, a line each."""
     _say(
         f"head {status.head}, events {status.events}, duplicates {status.duplicates}, rejected {status.rejected}\n"

@@ -29,12 +29,18 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 
+from app.event import Cut
 from app.infra.asgi import ASGIApp, Message, Receive, Scope, Send
 from app.infra.errors import BadQuestion, BadTime, NotFound, Unavailable
 from app.infra.settings import Secrets
 from app.infra.times import parse_time
-from app.queries import rooms as queries
-from app.queries.rooms import Queries
+from app.queries import answers, counts
+from app.queries import history as history_queries
+from app.queries import log as log_queries
+from app.queries import rooms as room_queries
+from app.queries import visibility as visibility_queries
+from app.queries.paging import DEFAULT_LIMIT, MAX_LIMIT
+from app.queries.reader import Moment
 from app.server import sessions
 from app.server.guards import SECURITY_HEADERS, Gate
 from app.server.node import Service
@@ -57,7 +63,7 @@ From = Annotated[str | None, QueryParameter(name="from", description=f"Start, in
 To = Annotated[str | None, QueryParameter(name="to", description=f"End, not included: {_TIME_HELP}")]
 DiffFrom = Annotated[str, QueryParameter(name="from", description=f"The one time: {_TIME_HELP}")]
 DiffTo = Annotated[str, QueryParameter(name="to", description=f"The other time: {_TIME_HELP}")]
-Limit = Annotated[int, QueryParameter(ge=1, le=queries.MAX_LIMIT, description="How many at the most.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="How many at the most.")]
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
 After = Annotated[int, QueryParameter(ge=0, le=2**63 - 1, description="The position to go on behind.")]
 Resume = Annotated[int | None, QueryParameter(name="after", ge=0, le=2**63 - 1, description="Go on behind it.")]
@@ -166,9 +172,9 @@ def _with_security_headers(send: Send) -> Send:
 def _create_routes(service: Service, bell: Bell) -> Litestar:
     secrets = service.settings.secrets
 
-    async def ask(question: Callable[[Queries], T], *, wait: bool = True) -> T:
+    async def ask(question: Callable[[Moment], T], *, wait: bool = True) -> T:
         asked_s = time.monotonic()  # who has to queue for a thread waits no longer than the others
-        return await sync_to_thread(lambda: service.read(question, wait=wait, asked_s=asked_s))
+        return await sync_to_thread(lambda: service.readers.read(question, wait=wait, asked_s=asked_s))
 
     @get("/rooms", responses=_PROBLEMS, summary="Rooms, by room_id")
     async def rooms(
@@ -176,16 +182,16 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         known_at: KnownAt = None,
         public: Public = None,
         q: Annotated[str | None, QueryParameter(description="Part of a room's id or name, in any case.")] = None,
-        limit: Limit = queries.DEFAULT_LIMIT,
+        limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,
-    ) -> queries.Rooms:
-        cut = (_time(as_of), _time(known_at))
-        return await ask(lambda it: it.rooms(*cut, public=public, q=q, limit=limit, cursor=cursor))
+    ) -> answers.Rooms:
+        cut = _cut(as_of, known_at)
+        return await ask(lambda it: room_queries.rooms(it, cut, public=public, q=q, limit=limit, cursor=cursor))
 
     @get("/rooms/{room_id:str}", responses=_PROBLEMS, summary="A room, as of a time, as known at another")
-    async def room(room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None) -> queries.Room:
-        cut = (_time(as_of), _time(known_at))
-        return await ask(lambda it: it.room(room_id, *cut))
+    async def room(room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None) -> answers.Room:
+        cut = _cut(as_of, known_at)
+        return await ask(lambda it: room_queries.room(it, room_id, cut))
 
     @get("/rooms/{room_id:str}/history", responses=_PROBLEMS, summary="A room's changes, newest first")
     async def history(
@@ -195,44 +201,46 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         from_: From = None,
         to: To = None,
         field: Annotated[str | None, QueryParameter(description="Only changes of this field.")] = None,
-        limit: Limit = queries.DEFAULT_LIMIT,
+        limit: Limit = DEFAULT_LIMIT,
         cursor: Cursor = None,
-    ) -> queries.History:
-        cut = (_time(as_of), _time(known_at))
+    ) -> answers.History:
+        cut = _cut(as_of, known_at)
         from_ms, to_ms = _time(from_), _time(to)
         return await ask(
-            lambda it: it.history(room_id, *cut, from_ms=from_ms, to_ms=to_ms, field=field, limit=limit, cursor=cursor)
+            lambda it: history_queries.history(
+                it, room_id, cut, from_ms=from_ms, to_ms=to_ms, field=field, limit=limit, cursor=cursor
+            )
         )
 
     @get("/rooms/{room_id:str}/diff", responses=_PROBLEMS, summary="What differs between two times of a room")
     async def diff(
         room_id: FromPath[str], from_: DiffFrom, to: DiffTo, as_of: AsOf = None, known_at: KnownAt = None
-    ) -> queries.Diff:
-        times = (parse_time(from_), parse_time(to), _time(as_of), _time(known_at))
-        return await ask(lambda it: it.diff(room_id, *times))
+    ) -> answers.Diff:
+        from_ms, to_ms, cut = parse_time(from_), parse_time(to), _cut(as_of, known_at)
+        return await ask(lambda it: room_queries.diff(it, room_id, from_ms, to_ms, cut))
 
     @get("/rooms/{room_id:str}/change-counts", responses=_PROBLEMS, summary="How often each field of a room changed")
     async def change_counts(
         room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None
-    ) -> queries.ChangeCounts:
-        cut = (_time(as_of), _time(known_at))
-        return await ask(lambda it: it.change_counts(room_id, *cut))
+    ) -> answers.ChangeCounts:
+        cut = _cut(as_of, known_at)
+        return await ask(lambda it: counts.change_counts(it, room_id, cut))
 
     @get("/rooms/{room_id:str}/visibility", responses=_PROBLEMS, summary="When a room was public and when hidden")
     async def visibility(
         room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None, from_: From = None, to: To = None
-    ) -> queries.Visibility:
-        cut = (_time(as_of), _time(known_at))
-        window = {"from_ms": _time(from_), "to_ms": _time(to)}
-        return await ask(lambda it: it.visibility(room_id, *cut, **window))
+    ) -> answers.Visibility:
+        cut = _cut(as_of, known_at)
+        from_ms, to_ms = _time(from_), _time(to)
+        return await ask(lambda it: visibility_queries.visibility(it, room_id, cut, from_ms=from_ms, to_ms=to_ms))
 
     @get("/change-counts", responses=_PROBLEMS, summary="Changes per field over all rooms, and the rooms with the most")
-    async def change_totals(limit: Limit = queries.DEFAULT_LIMIT, cursor: Cursor = None) -> queries.ChangeTotals:
-        return await ask(lambda it: it.change_totals(limit, cursor))
+    async def change_totals(limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> answers.ChangeTotals:
+        return await ask(lambda it: counts.change_totals(it, limit, cursor))
 
     @get("/events", responses=_PROBLEMS, summary="The log, in log order")
-    async def events(after: After = 0, limit: Limit = queries.DEFAULT_LIMIT) -> queries.Events:
-        return await ask(lambda it: it.events(after, limit), wait=False)
+    async def events(after: After = 0, limit: Limit = DEFAULT_LIMIT) -> answers.Events:
+        return await ask(lambda it: log_queries.events(it, after, limit), wait=False)
 
     @get(
         "/events/{event_id:str}",
@@ -240,8 +248,8 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         summary="One event, with its body exactly as received",
         opt={"admin": True},
     )
-    async def event(event_id: FromPath[str]) -> queries.LogEventWithBody:
-        return await ask(lambda it: it.event(event_id), wait=False)
+    async def event(event_id: FromPath[str]) -> answers.LogEventWithBody:
+        return await ask(lambda it: log_queries.event(it, event_id), wait=False)
 
     @get(
         "/events/stream",
@@ -269,12 +277,12 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
         )
 
     @get("/rejected", responses=_PROBLEMS, summary="The quarantine, newest first", opt={"admin": True})
-    async def rejected(limit: Limit = queries.DEFAULT_LIMIT, cursor: Cursor = None) -> queries.Quarantine:
-        return await ask(lambda it: it.rejected(limit, cursor), wait=False)
+    async def rejected(limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> answers.Quarantine:
+        return await ask(lambda it: log_queries.rejected(it, limit, cursor), wait=False)
 
     @get("/status", responses=_PROBLEMS, summary="The log and its projections in short")
-    async def status() -> queries.Status:
-        return await ask(lambda it: it.status(), wait=False)
+    async def status() -> answers.Status:
+        return await ask(log_queries.status, wait=False)
 
     @get(
         "/metrics",
@@ -301,7 +309,7 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
     async def readyz(request: Request[Any, Any, Any]) -> Response[Readiness]:
         told = _scope_of(request, secrets) is not None  # errors may quote what is in the rooms
         try:
-            found = await ask(lambda it: it.status(), wait=False)
+            found = await ask(log_queries.status, wait=False)
         except Unavailable as error:
             return Response(Readiness(False, {}, {}, None, str(error) if told else _UNTOLD), status_code=503)
         lag = {name: projection.lag for name, projection in found.projections.items()}
@@ -356,6 +364,10 @@ def _create_routes(service: Service, bell: Bell) -> Litestar:
     return app
 
 
+def _cut(as_of: str | None, known_at: str | None) -> Cut:
+    return Cut(as_of_ms=_time(as_of), known_at_ms=_time(known_at))
+
+
 def _time(text: str | None) -> int | None:
     return None if text is None else parse_time(text)
 
@@ -385,9 +397,9 @@ async def _stream_changes(
         bell.streams -= 1
 
 
-def _read_changes(service: Service, position: int) -> tuple[list[queries.RoomChange], int]:
+def _read_changes(service: Service, position: int) -> tuple[list[answers.RoomChange], int]:
     try:
-        return service.read(lambda it: it.changes_after(position, _STREAM_BATCH), wait=False)
+        return service.readers.read(lambda it: history_queries.changes_after(it, position, _STREAM_BATCH), wait=False)
     except Unavailable:
         return [], position  # being rebuilt, or stopped: the stream goes on when the projection does
 

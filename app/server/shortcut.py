@@ -9,12 +9,15 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from app.event import Cut
 from app.infra.asgi import Scope, Send
 from app.infra.errors import BadTime, NotFound, Unavailable
 from app.infra.times import parse_time
-from app.queries.rooms import Room
+from app.queries import rooms
+from app.queries.answers import Room
+from app.queries.pool import MustWait
 from app.server.guards import SECURITY_HEADERS
-from app.server.node import MustWait, Service
+from app.server.node import Service
 
 _PREFIX = "/rooms/"
 _AS_OF = "as_of"  # a known_at may have to fold a whole history, which is no work for an event loop
@@ -62,7 +65,7 @@ class Shortcut:
         if len(given) < len(pairs) or not given.keys() <= {_AS_OF}:
             return None
         try:
-            as_of = parse_time(given[_AS_OF]) if given else None
-            return self._service.read_at_once(lambda it: it.room(room_id, as_of))
+            cut = Cut(as_of_ms=parse_time(given[_AS_OF]) if given else None)
+            return self._service.readers.read_at_once(lambda it: rooms.room(it, room_id, cut))
         except (BadTime, NotFound, Unavailable, MustWait):
             return None

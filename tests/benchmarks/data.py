@@ -12,7 +12,8 @@ from app.log.files import create_log, open_log
 from app.log.records import Arrival
 from app.ops.simulator import Callbacks
 from app.projector.upkeep import bring_up, open_read_models
-from app.queries.reader import open_queries
+from app.queries import log
+from app.queries.reader import open_reader
 from app.tencent.body import decode
 from benchmarks.lib import CLIENT_IP, Bench, Ran, once, run_program, say
 
@@ -108,11 +109,8 @@ def imported(bench: Bench) -> Imported:
 
 def assert_projected(data: Path) -> None:
     """Whatever was timed has done its work: the projections have read everything."""
-    reader = open_queries(DataDir(data))
-    try:
-        status = reader.status()
-    finally:
-        reader.close()
+    with open_reader(DataDir(data)) as reader, reader.moment() as moment:
+        status = log.status(moment)
     lags = {name: projection.lag for name, projection in status.projections.items()}
     assert status.head, "the log is empty"
     assert not any(lags.values()), f"the projections lag: {lags}"

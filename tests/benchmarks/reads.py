@@ -9,6 +9,7 @@ from statistics import median
 
 import msgspec
 
+from app.event import Cut
 from app.infra.data_dir import DataDir
 from app.log.files import open_log
 from app.log.records import Arrival
@@ -16,8 +17,8 @@ from app.log.store import EventStore
 from app.projector.catch_up import catch_up
 from app.projector.read_models import ReadModels
 from app.projector.upkeep import open_read_models
-from app.queries.reader import open_queries
-from app.queries.rooms import Queries
+from app.queries import rooms
+from app.queries.reader import Reader, open_reader
 from benchmarks.data import STEP_MS, T0, Supply, fill, imported, prepared
 from benchmarks.lib import (
     ROUNDS,
@@ -145,8 +146,7 @@ def as_of(bench: Bench) -> list[Line]:
     pick = random.Random(5)
     hot: list[float] = []
     small: list[float] = []
-    queries = open_queries(DataDir(room.data))
-    try:
+    with open_reader(DataDir(room.data)) as reader:
         for turn in range(ROUNDS):
             say(f"as-of: round {turn + 1} of {ROUNDS}")
             hot_us, small_us = [], []
@@ -154,12 +154,10 @@ def as_of(bench: Bench) -> list[Line]:
                 small_ms = pick.randint(T0, T0 + _SMALL_EVENTS * STEP_MS)
                 hot_ms = pick.randint(T0, room.last_ms)
                 name = room.small[i % len(room.small)]
-                small_us.append(_time_us(queries, name, small_ms))
-                hot_us.append(_time_us(queries, HOT, hot_ms))
+                small_us.append(_time_us(reader, name, small_ms))
+                hot_us.append(_time_us(reader, HOT, hot_ms))
             hot.append(median(hot_us))
             small.append(median(small_us))
-    finally:
-        queries.close()
     return [
         ratio_line(
             "`as_of` in that room over one in a small room",
@@ -172,9 +170,10 @@ def as_of(bench: Bench) -> list[Line]:
     ]
 
 
-def _time_us(queries: Queries, room_id: str, at_ms: int) -> float:
+def _time_us(reader: Reader, room_id: str, at_ms: int) -> float:
     begin = time.perf_counter_ns()
-    queries.room(room_id, at_ms)
+    with reader.moment() as moment:
+        rooms.room(moment, room_id, Cut(as_of_ms=at_ms))
     return (time.perf_counter_ns() - begin) / 1000
 
 

@@ -19,7 +19,7 @@ from kit.wait import wait_until
 from app.infra.data_dir import DataDir
 from app.log.audit import Difference
 from app.ops.verify import verify
-from app.queries.reader import open_queries
+from app.queries.reader import open_reader
 from faults.lib import Load, Sent, Victim, assert_verified, kept, no_traceback, now_ms, report, rounds
 
 _SHUT_DOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN: _IOR('X', 125, __u32)
@@ -173,12 +173,9 @@ def _halt(victim: Victim) -> None:
 
 def _verify(data: Path) -> tuple[Difference | None, int]:
     """What differs in a data directory as it is, and how far its read models have read the log."""
-    queries = open_queries(DataDir(data))
-    try:
-        position = min(queries.models.checkpoint(name).position for name in queries.models.projections)
-        return verify(queries.log, queries.models), position
-    finally:
-        queries.close()
+    with open_reader(DataDir(data)) as reader:
+        position = min(reader.models.checkpoint(name).position for name in reader.models.projections)
+        return verify(reader.log, reader.models), position
 
 
 def test_a_power_cut_under_load_loses_nothing(disk: Disk) -> None:

@@ -24,7 +24,7 @@ from app.log.audit import Difference, verify_log
 from app.log.files import check_log, open_log, open_log_reader
 from app.ops.verify import verify
 from app.projector.upkeep import bring_up, open_read_models
-from app.queries.reader import open_queries
+from app.queries.reader import open_reader
 from faults.lib import Load, Victim, assert_exact, no_traceback, report, rounds, run_program
 
 _WAL_HEADER = 32
@@ -237,11 +237,8 @@ def said_of(data_dir: DataDir) -> Difference | str | None:
     """What `roomlapse verify` says; the errors are those that the command line makes a sentence of."""
     try:
         check_log(data_dir, APP_ID)
-        queries = open_queries(data_dir)
-        try:
-            return verify(queries.log, queries.models)
-        finally:
-            queries.close()
+        with open_reader(data_dir) as reader:
+            return verify(reader.log, reader.models)
     except (*sqlite.UNREADABLE, NewerSchema, NoData) as error:
         return f"{type(error).__name__}: {error}"
 

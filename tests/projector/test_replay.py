@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from conftest import T0, body_of
 
-from app.event import Event
+from app.event import Cut, Event
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
 from app.infra.errors import Behind, NewerSchema, NoData, ProjectionFailed, Unavailable
@@ -23,7 +23,10 @@ from app.projector.catch_up import REBUILD_PREFIX, catch_up, catch_up_all, rebui
 from app.projector.fold import STEP
 from app.projector.read_models import Checkpoint, ReadModels, connect_read_models
 from app.projector.upkeep import bring_up
-from app.queries.rooms import Queries
+from app.queries import rooms
+from app.queries.answers import Room
+from app.queries.late import parts_from_before
+from app.queries.reader import Reader
 from app.tencent.body import decode
 from projections import ALL, Projection
 
@@ -95,6 +98,11 @@ def add(log: EventStore, *limits: int, room_id: str = "r") -> None:
     log.append([Arrival(decode(body, T0 + 10**6), T0 + begin) for body in bodies])
 
 
+def room_of(log: EventStore, models: ReadModels, required: int = 0) -> Room:
+    with Reader(log, models).moment(required) as moment:
+        return rooms.room(moment, "r", Cut())
+
+
 def positions(models: ReadModels) -> dict[str, int]:
     return {name: models.checkpoint(name).position for name in models.projections}
 
@@ -118,7 +126,7 @@ def test_one_bad_event_stops_its_projection_right_before_it_and_nobody_else(
     assert error is not None
     assert "position 3" in error
     assert [row.limit_ for row in models.all_rows("members")] == [2]
-    assert Queries(log, models).room("r").events == 3
+    assert room_of(log, models).events == 3
     mended = open_models(members() if bad == 7 else clamped())
     resume(mended)
     catch_up_all(log, mended)
@@ -213,7 +221,7 @@ def test_what_another_process_has_written_is_not_what_is_remembered(log: EventSt
     add(log, 4)
     catch_up_all(log, mine)
     assert set(remembered(mine, "r").values()) == {4}
-    assert Queries(log, mine).room("r").events == 4
+    assert room_of(log, mine).events == 4
     assert verify(log, mine) is None
 
 
@@ -245,7 +253,7 @@ def test_who_is_overtaken_while_folding_takes_nothing_back(log: EventStore, open
     assert (done.events, done.more) == (0, False), "all of it had been read"
     assert set(positions(mine).values()) == {4}
     assert [row.limit_ for row in mine.all_rows("members")] == [7]
-    assert Queries(log, mine).room("r").events == 4
+    assert room_of(log, mine).events == 4
     add(log, 8)
     catch_up_all(log, mine)
     assert verify(log, mine) is None
@@ -335,7 +343,7 @@ def test_a_newer_version_that_fails_on_the_past_does_not_stop_the_others(tmp_pat
     bring_up(data_dir, log, new)
     assert positions(new) == {"members": 3, "current_room": 4, "change_counts": 4, "visibility": 4}
     assert "no such room size" in (new.checkpoint("members").error or "")
-    assert Queries(log, new).room("r").events == 4
+    assert room_of(log, new).events == 4
     new.close()
     mended = ReadModels(connect_read_models(tmp_path / "read_models.db"), {"members": members(2), **ALL})
     bring_up(data_dir, log, mended)
@@ -371,7 +379,7 @@ def test_read_models_of_an_older_layout_are_begun_anew(log: EventStore, open_mod
     assert again.conn.execute("SELECT text FROM notes").fetchall() == [("an analyst was here",)]
     assert set(positions(again).values()) == {0}
     catch_up_all(log, again)
-    assert Queries(log, again).room("r").events == 2
+    assert room_of(log, again).events == 2
     again.conn.execute("PRAGMA user_version = 99")
     with pytest.raises(NewerSchema, match="layout 99"):
         open_models(members())
@@ -387,7 +395,7 @@ def test_only_the_parts_in_which_something_came_before_are_given_and_what_has_no
     catch_up_all(log, models)
 
     def parts(behind_ms: int, position: int) -> list[tuple[int, int]]:
-        return list(models.parts_from_before("current_room", "r", (behind_ms, ""), position))
+        return list(parts_from_before(models, "r", (behind_ms, ""), position))
 
     begin, end = -(2**63) + 1, 2**63 - 1
     assert parts(T0 + 3, 4) == [(begin, first), (second, end)]
@@ -396,7 +404,7 @@ def test_only_the_parts_in_which_something_came_before_are_given_and_what_has_no
     assert parts(T0 + STEP, STEP + 2) == [(first, second), (second, end)]
     assert parts(T0, 10**6) == [(begin, first), (first, second), (second, end)]
     assert parts(second + 1, 10**6) == [(second, end)]
-    assert list(models.parts_from_before("current_room", "other", (T0, ""), 9)) == [(begin, end)]
+    assert list(parts_from_before(models, "other", (T0, ""), 9)) == [(begin, end)]
 
 
 def test_a_read_never_answers_from_before_what_it_has_to_see(log: EventStore, open_models: Open) -> None:
@@ -404,12 +412,10 @@ def test_a_read_never_answers_from_before_what_it_has_to_see(log: EventStore, op
     add(log, 1)
     catch_up_all(log, models)
     add(log, 2)
-    reader = Queries(log, models)
-    reader.required = 2
     with pytest.raises(Behind):
-        reader.room("r")
+        room_of(log, models, required=2)
     catch_up_all(log, models)
-    assert reader.room("r").events == 2
+    assert room_of(log, models, required=2).events == 2
 
 
 def test_read_models_of_another_log_are_refused_and_rebuilt(tmp_path: Path, log: EventStore, open_models: Open) -> None:
@@ -419,10 +425,10 @@ def test_read_models_of_another_log_are_refused_and_rebuilt(tmp_path: Path, log:
     other = EventStore(schema.open_log(tmp_path / "other.db"))
     add(other, 9, 8, 7, 6)
     with pytest.raises(Unavailable, match="rebuilt"):
-        Queries(other, models).room("r")
+        room_of(other, models)
     assert not catch_up(other, models).events
     bring_up(DataDir(tmp_path), other, models)
-    assert Queries(other, models).room("r").events == 4
+    assert room_of(other, models).events == 4
     other.close()
 
 

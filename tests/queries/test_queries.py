@@ -14,6 +14,7 @@ from oracle import Oracle
 
 import app.projector.fold
 import app.projector.read_models
+from app.event import Cut
 from app.infra import sqlite
 from app.infra.errors import BadQuestion, NotFound
 from app.log import schema
@@ -21,7 +22,10 @@ from app.log.records import Arrival
 from app.log.store import EventStore
 from app.projector.catch_up import catch_up_all
 from app.projector.read_models import ReadModels, connect_read_models
-from app.queries.rooms import Queries
+from app.queries.history import history as history_of
+from app.queries.history import next_change, time_span
+from app.queries.reader import Reader
+from app.queries.rooms import latest_rooms, rooms
 from app.tencent.body import decode
 from projections import ALL
 
@@ -47,9 +51,13 @@ class World:
         self.log = EventStore(schema.open_log(sqlite.MEMORY))
         self.models = ReadModels(connect_read_models(sqlite.MEMORY), ALL)
         self.models.create()
-        self.queries = Queries(self.log, self.models)
+        self.reader = Reader(self.log, self.models)
         self.oracle = Oracle()
         self.clock_ms = T0
+
+    def ask(self, question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with self.reader.moment() as moment:
+            return question(moment, *args, **kwargs)
 
     def deliver(self, body: bytes, wait_ms: int = 1) -> None:
         self.clock_ms += wait_ms
@@ -104,6 +112,10 @@ def told(history: list[tuple[bytes, int]]) -> World:
 
 times = st.none() | st.integers(T0 - 1, T0 + SPAN_MS + 1)
 known = st.none() | st.integers(T0 - 1, T0 + 30)
+
+
+def cut_of(as_of_ms: int | None, known_at_ms: int | None) -> Cut:
+    return Cut(as_of_ms=as_of_ms, known_at_ms=known_at_ms)
 
 
 def as_json(answer: Any) -> Any:
@@ -164,27 +176,27 @@ def test_the_latest_rooms_are_those_of_the_oracle_whatever_arrived_when(
     world = told(history)
     for cut in ((None, None), (as_of, known_at)):
         expected = texts(latest(world.oracle, *cut, public, q))
-        whole = world.queries.latest_rooms(*cut, public=public, q=q)
+        whole = world.ask(latest_rooms, cut_of(*cut), public=public, q=q)
         assert texts(as_json(whole.rooms)) == expected
         assert whole.next_cursor is None
         for limit in (1, 2):
-            paged = all_of(world.queries.latest_rooms, "rooms", *cut, public=public, q=q, limit=limit)
+            paged = all_of(partial(world.ask, latest_rooms), "rooms", cut_of(*cut), public=public, q=q, limit=limit)
             assert texts(as_json(paged)) == expected
         # Sorted by name instead, they are the same rooms.
-        by_name = world.queries.rooms(*cut, public=public, q=q)
+        by_name = world.ask(rooms, cut_of(*cut), public=public, q=q)
         assert sorted(texts(as_json(by_name.rooms))) == sorted(expected)
-    world.queries.close()
+    world.reader.close()
 
 
 @pytest.mark.parametrize("q", NEEDLES)
 def test_searching_finds_the_same_rooms_in_either_order(q: str) -> None:
     """Names in which another letter stands for the one asked for: ß for ss, a Kelvin sign for k."""
     world = world_of(*(body_of(f"room {i}", T0 + i, RoomName=name) for i, name in enumerate(NAMES)))
-    by_name = [room.room_id for room in world.queries.rooms(q=q).rooms]
-    by_activity = [room.room_id for room in world.queries.latest_rooms(q=q).rooms]
+    by_name = [room.room_id for room in world.ask(rooms, Cut(), q=q).rooms]
+    by_activity = [room.room_id for room in world.ask(latest_rooms, Cut(), q=q).rooms]
     assert sorted(by_activity) == by_name
     assert by_name == sorted(room["room_id"] for room in latest(world.oracle, None, None, None, q))
-    world.queries.close()
+    world.reader.close()
 
 
 def test_every_letter_that_another_character_stands_for_finds_it() -> None:
@@ -192,40 +204,40 @@ def test_every_letter_that_another_character_stands_for_finds_it() -> None:
     world = world_of(*(body_of(f"{i}", T0 + i, RoomName=f"<{char}>") for i, char in enumerate(odd)))
     for i, char in enumerate(odd):
         for letter in filter(str.isascii, char.casefold()):
-            assert str(i) in [room.room_id for room in world.queries.latest_rooms(q=letter).rooms], (char, letter)
-    world.queries.close()
+            assert str(i) in [room.room_id for room in world.ask(latest_rooms, Cut(), q=letter).rooms], (char, letter)
+    world.reader.close()
 
 
 def test_what_is_no_update_does_not_move_a_room_up() -> None:
     world = world_of(body_of("a", T0, N=1), body_of("b", T0 + 1, N=1), sibling("a", T0 + 5), sibling("only", T0 + 9))
     for cut in ((None, None), (T0 + 9, None), (None, T0 + 9), (T0 + 9, T0 + 9)):
-        assert [room.room_id for room in world.queries.latest_rooms(*cut).rooms] == ["b", "a"], cut
-    world.queries.close()
+        assert [room.room_id for room in world.ask(latest_rooms, cut_of(*cut)).rooms] == ["b", "a"], cut
+    world.reader.close()
 
 
 def test_rooms_with_updates_in_one_millisecond_come_by_id_and_each_once() -> None:
     names = [f"room {number:03}" for number in range(25)]
     world = world_of(*(body_of(name, T0, N=1) for name in names))
-    found = all_of(world.queries.latest_rooms, "rooms", limit=4)
+    found = all_of(partial(world.ask, latest_rooms), "rooms", Cut(), limit=4)
     assert [room.room_id for room in found] == names[::-1]
-    world.queries.close()
+    world.reader.close()
 
 
 def test_a_room_that_moves_up_while_somebody_turns_pages_pushes_no_other_out() -> None:
     world = world_of(*(body_of(name, T0 + i, N=1) for i, name in enumerate("abcdef")))
-    first = world.queries.latest_rooms(limit=2)
+    first = world.ask(latest_rooms, Cut(), limit=2)
     world.deliver(body_of("a", T0 + 90, N=2))
-    rest = world.queries.latest_rooms(limit=9, cursor=first.next_cursor)
+    rest = world.ask(latest_rooms, Cut(), limit=9, cursor=first.next_cursor)
     assert [room.room_id for room in first.rooms + rest.rooms] == ["f", "e", "d", "c", "b"]
-    world.queries.close()
+    world.reader.close()
 
 
 @pytest.mark.parametrize("limit", [0, -1, 501])
 def test_a_page_has_from_1_to_500_rooms(limit: int) -> None:
     world = world_of(body_of("a", T0, N=1))
     with pytest.raises(BadQuestion, match="limit must be from 1 to 500"):
-        world.queries.latest_rooms(limit=limit)
-    world.queries.close()
+        world.ask(latest_rooms, Cut(), limit=limit)
+    world.reader.close()
 
 
 @settings(max_examples=80)
@@ -238,13 +250,13 @@ def test_a_page_has_from_1_to_500_rooms(limit: int) -> None:
 def test_a_cursor_of_another_kind_is_refused_and_never_a_crash(cursor: str) -> None:
     world = world_of(body_of("a", T0, N=1))
     asked: list[Callable[[], object]] = [
-        lambda: world.queries.latest_rooms(cursor=cursor or "?"),
-        lambda: world.queries.history("a", cursor=cursor or "?", late=True, operator="bob"),
+        lambda: world.ask(latest_rooms, Cut(), cursor=cursor or "?"),
+        lambda: world.ask(history_of, "a", Cut(), cursor=cursor or "?", late=True, operator="bob"),
     ]
     for ask in asked:
         with pytest.raises(BadQuestion, match="cursor"):
             ask()
-    world.queries.close()
+    world.reader.close()
 
 
 # ---- next_change ----
@@ -261,15 +273,15 @@ def test_the_next_change_is_the_first_of_the_history_behind_that_time(
             changes = world.oracle.history(room_id, *cut) or []
             for after_ms in range(T0 - 2, T0 + SPAN_MS + 2):
                 later = [change["event_time_ms"] for change in changes if change["event_time_ms"] > after_ms]
-                assert world.queries.next_change(room_id, after_ms, *cut) == min(later, default=None)
-    world.queries.close()
+                assert world.ask(next_change, room_id, after_ms, cut_of(*cut)) == min(later, default=None)
+    world.reader.close()
 
 
 def test_an_update_that_changes_nothing_is_no_next_change() -> None:
     world = world_of(body_of("r", T0, N=1), body_of("r", T0 + 1, N=1), body_of("r", T0 + 2), body_of("r", T0 + 3, N=2))
-    assert [world.queries.next_change("r", T0 + after) for after in range(-1, 4)] == [T0, *[T0 + 3] * 3, None]
-    assert world.queries.next_change("nobody", T0) is None
-    world.queries.close()
+    assert [world.ask(next_change, "r", T0 + after, Cut()) for after in range(-1, 4)] == [T0, *[T0 + 3] * 3, None]
+    assert world.ask(next_change, "nobody", T0, Cut()) is None
+    world.reader.close()
 
 
 # ---- history of an operator, late or not ----
@@ -305,7 +317,7 @@ def test_the_history_of_an_operator_late_or_not_is_that_of_the_oracle(
             more: dict[str, Any] = {"operator": asked, "late": late, "field": field}
             if changes is None:
                 with pytest.raises(NotFound):
-                    world.queries.history(room_id, *cut, **more)
+                    world.ask(history_of, room_id, cut_of(*cut), **more)
                 continue
             expected = texts(
                 [
@@ -315,10 +327,10 @@ def test_the_history_of_an_operator_late_or_not_is_that_of_the_oracle(
                     and (late is None or change["late"] is late)
                 ]
             )
-            assert texts(as_json(world.queries.history(room_id, *cut, **more).changes)) == expected
-            paged = all_of(world.queries.history, "changes", room_id, *cut, **more, limit=1)
+            assert texts(as_json(world.ask(history_of, room_id, cut_of(*cut), **more).changes)) == expected
+            paged = all_of(partial(world.ask, history_of), "changes", room_id, cut_of(*cut), **more, limit=1)
             assert texts(as_json(paged)) == expected
-    world.queries.close()
+    world.reader.close()
 
 
 def test_an_operator_is_asked_for_as_text_or_as_json() -> None:
@@ -326,7 +338,9 @@ def test_an_operator_is_asked_for_as_text_or_as_json() -> None:
     world = world_of(*(body_of("r", T0 + i, operator=who, N=i) for i, who in enumerate(operators)))
 
     def found(asked: str) -> list[Any]:
-        return [json.loads(bytes(change.operator)) for change in world.queries.history("r", operator=asked).changes]
+        return [
+            json.loads(bytes(change.operator)) for change in world.ask(history_of, "r", Cut(), operator=asked).changes
+        ]
 
     assert found("7") == [7, "7"]
     assert found('"7"') == ["7"]
@@ -334,7 +348,7 @@ def test_an_operator_is_asked_for_as_text_or_as_json() -> None:
     assert found(str(2**60 + 1)) == [2**60 + 1]
     assert found(str(2**60)) == []
     assert found("nobody") == []
-    world.queries.close()
+    world.reader.close()
 
 
 def test_late_changes_far_apart_are_found_over_many_pages() -> None:
@@ -342,21 +356,21 @@ def test_late_changes_far_apart_are_found_over_many_pages() -> None:
     late = [body_of("r", T0 + 10 * number + 5, operator="eve", N=-number) for number in (3, 17, 31)]
     world = world_of(*bodies, *late)
     expected = [T0 + 315, T0 + 175, T0 + 35]
-    found = all_of(world.queries.history, "changes", "r", late=True, limit=1)
+    found = all_of(partial(world.ask, history_of), "changes", "r", Cut(), late=True, limit=1)
     assert [change.event_time_ms for change in found] == expected
-    assert len(all_of(world.queries.history, "changes", "r", late=False, limit=7)) == 39
+    assert len(all_of(partial(world.ask, history_of), "changes", "r", Cut(), late=False, limit=7)) == 39
     # Before they came, nothing was late.
     known_at = world.oracle.events[38].received_at_ms
-    assert world.queries.history("r", None, known_at, late=True).changes == []
-    world.queries.close()
+    assert world.ask(history_of, "r", Cut(known_at_ms=known_at), late=True).changes == []
+    world.reader.close()
 
 
-# ---- life ----
+# ---- time_span ----
 
 
 @settings(max_examples=50)
 @given(histories())
-def test_a_life_reaches_from_the_first_to_the_last_event_in_time_and_in_receipt(
+def test_a_time_span_reaches_from_the_first_to_the_last_event_in_time_and_in_receipt(
     history: list[tuple[bytes, int]],
 ) -> None:
     world = told(history)
@@ -368,13 +382,13 @@ def test_a_life_reaches_from_the_first_to_the_last_event_in_time_and_in_receipt(
         ]
         if not mine:
             with pytest.raises(NotFound):
-                world.queries.life(room_id)
+                world.ask(time_span, room_id)
             continue
         happened, received = [e.event_time_ms for e in mine], [e.received_at_ms for e in mine]
-        life = world.queries.life(room_id)
-        assert (life.first_ms, life.last_ms) == (min(happened), max(happened))
-        assert (life.first_received_ms, life.last_received_ms) == (min(received), max(received))
-    world.queries.close()
+        span = world.ask(time_span, room_id)
+        assert (span.first_ms, span.last_ms) == (min(happened), max(happened))
+        assert (span.first_received_ms, span.last_received_ms) == (min(received), max(received))
+    world.reader.close()
 
 
 def test_updates_are_what_the_histories_are_made_of() -> None:
@@ -392,7 +406,7 @@ def test_updates_are_what_the_histories_are_made_of() -> None:
             changes = world.oracle.history(room_id) or []
             seen["late"] += sum(change["late"] for change in changes)
             seen["ties"] += len(changes) - len({change["event_time_ms"] for change in changes})
-        world.queries.close()
+        world.reader.close()
 
     look()
     assert all(seen.values()), seen
@@ -424,8 +438,12 @@ def test_a_page_of_a_long_past_costs_hardly_more_than_one_of_a_short_past(monkey
         bodies += [body_of("r", T0 + 10 * number + 5, N=-number) for number in range(0, events, 50)]
         world.log.append([Arrival(decode(body, FOREVER_MS), T0 + events) for body in bodies])
         catch_up_all(world.log, world.models)
-        asked = partial(world.queries.history, "r", limit=20)
-        questions = [asked, *(partial(asked, **{cut: T0 + 2000}) for cut in ("as_of", "to_ms"))]
+        asked = partial(world.ask, history_of, "r", limit=20)
+        questions = [
+            partial(asked, Cut()),
+            partial(asked, Cut(as_of_ms=T0 + 2000)),
+            partial(asked, Cut(), to_ms=T0 + 2000),
+        ]
         found[events] = [steps_of([world.log.conn, world.models.conn], question) for question in questions]
-        world.queries.close()
+        world.reader.close()
     assert all(long < 2 * short for short, long in zip(found[500], found[5000], strict=True)), found

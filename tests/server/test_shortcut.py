@@ -11,6 +11,7 @@ from conftest import APP_ID, T0, StartServer, body_of
 from app.infra.settings import Secrets, Settings
 from app.log.files import open_log
 from app.log.records import Arrival
+from app.queries import log as log_queries
 from app.server.node import Service
 from app.server.shortcut import Shortcut
 from app.tencent.body import decode
@@ -40,7 +41,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
     log.append([Arrival(decode(body_of("r", T0, RoomName="é"), T0), T0)])
     log.close()
     assert started.wait_for(1, 20)
-    started.read(lambda it: it.status())  # a reader is open now: opening one is no work for an event loop
+    started.readers.read(log_queries.status)  # a reader is open now: opening one is no work for an event loop
     yield started
     started.stop()
 

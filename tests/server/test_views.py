@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.infra.times import format_time
-from app.queries.rooms import Change, ChangeCounts, Counts, FieldChange, Interval, Room, SetBy, Visibility, Window
+from app.queries.answers import Change, ChangeCounts, Counts, FieldChange, Interval, Room, SetBy, Visibility, Window
 from app.server.page.views import (
     SCALE,
     blame_of,

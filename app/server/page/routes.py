@@ -14,10 +14,14 @@ from litestar.exceptions import PermissionDeniedException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
+from app.event import Cut
 from app.infra.errors import BadQuestion, BadTime, NotFound
 from app.infra.texts import visible
 from app.infra.times import format_duration, format_time, now_ms, parse_time
-from app.queries.rooms import Queries, Room, Status
+from app.queries import counts, history, log, rooms
+from app.queries import visibility as visibility_queries
+from app.queries.answers import Change, Room, Status
+from app.queries.reader import Moment
 from app.server import sessions
 from app.server.node import Service
 from app.server.page import views
@@ -115,21 +119,21 @@ class Pages:
 
     # ---- rooms ----
 
-    def rooms(self, it: Queries, asked: "RoomsAsked") -> dict[str, Any]:
+    def rooms(self, it: Moment, asked: "RoomsAsked") -> dict[str, Any]:
         """What the list of rooms shows."""
-        cut = (asked.at_ms, asked.known_at_ms)
+        cut = Cut(as_of_ms=asked.at_ms, known_at_ms=asked.known_at_ms)
         more: dict[str, Any] = {"public": asked.public, "q": asked.q, "limit": ROOMS_A_PAGE, "cursor": asked.cursor}
-        page = it.rooms(*cut, **more) if asked.sort == "name" else it.latest_rooms(*cut, **more)
+        page = (rooms.rooms if asked.sort == "name" else rooms.latest_rooms)(it, cut, **more)
         end_ms = now_ms() if asked.at_ms is None else asked.at_ms
         window = (end_ms - WINDOWS_MS[asked.window], end_ms)
-        counts = {room.room_id: it.change_counts(room.room_id, *cut) for room in page.rooms}
-        most = max((sum(it.changes for it in each.counts.values()) for each in counts.values()), default=0)
+        counts_of = {room.room_id: counts.change_counts(it, room.room_id, cut) for room in page.rooms}
+        most = max((sum(it.changes for it in each.counts.values()) for each in counts_of.values()), default=0)
         lines = [
             views.line_of(
                 room,
-                counts[room.room_id],
+                counts_of[room.room_id],
                 most,
-                it.visibility(room.room_id, *cut, from_ms=window[0], now_ms=end_ms),
+                visibility_queries.visibility(it, room.room_id, cut, from_ms=window[0], now_ms=end_ms),
                 window,
             )
             for room in page.rooms
@@ -138,13 +142,15 @@ class Pages:
 
     # ---- one room ----
 
-    def room(self, it: Queries, room_id: str, asked: "RoomAsked") -> dict[str, Any]:
+    def room(self, it: Moment, room_id: str, asked: "RoomAsked") -> dict[str, Any]:
         """What a room's page shows."""
-        at_ms, known_at_ms = asked.at_ms, asked.known_at_ms
-        life = it.life(room_id)
+        at_ms = asked.at_ms
+        cut = Cut(as_of_ms=at_ms, known_at_ms=asked.known_at_ms)
+        known = Cut(known_at_ms=asked.known_at_ms)
+        life = history.time_span(it, room_id)
         end_ms = _end_of_scale(life.first_ms, life.last_ms, now_ms())
         try:
-            state: Room | None = it.room(room_id, at_ms, known_at_ms)
+            state: Room | None = rooms.room(it, room_id, cut)
         except NotFound:
             state = None
         platforms = {}
@@ -161,20 +167,20 @@ class Pages:
             "state": state,
             "room_name": views.name_of(state) if state is not None else None,
             "fields": views.fields_of(state, platforms) if state is not None else [],
-            **self._steps(it, room_id, at_ms, known_at_ms),
-            **self._timeline(it, room_id, known_at_ms, life.first_ms, end_ms),
+            **self._steps(it, room_id, at_ms, known),
+            **self._timeline(it, room_id, known, life.first_ms, end_ms),
             **self._history(it, room_id, asked),
             "cursor_x": views.place(end_ms if at_ms is None else at_ms, life.first_ms, end_ms),
             "compared": self._compared(it, room_id, asked),
             "head": it.log.head().position,
         }
 
-    def _steps(self, it: Queries, room_id: str, at_ms: int | None, known_at_ms: int | None) -> dict[str, Any]:
+    def _steps(self, it: Moment, room_id: str, at_ms: int | None, known: Cut) -> dict[str, Any]:
         """The change that led to the state, and the ones before and behind it."""
 
-        def last_before(to_ms: int | None) -> Any:
+        def last_before(to_ms: int | None) -> Change | None:
             try:
-                changes = it.history(room_id, None, known_at_ms, to_ms=to_ms, limit=1).changes
+                changes = history.history(it, room_id, known, to_ms=to_ms, limit=1).changes
             except NotFound:
                 return None
             return changes[0] if changes else None
@@ -185,15 +191,13 @@ class Pages:
             "last": last,
             "last_steps": views.steps_of(last.changed) if last is not None else [],
             "previous_ms": before.event_time_ms if before is not None else None,
-            "next_ms": None if at_ms is None else it.next_change(room_id, at_ms, None, known_at_ms),
+            "next_ms": None if at_ms is None else history.next_change(it, room_id, at_ms, known),
         }
 
-    def _timeline(
-        self, it: Queries, room_id: str, known_at_ms: int | None, first_ms: int, end_ms: int
-    ) -> dict[str, Any]:
+    def _timeline(self, it: Moment, room_id: str, known: Cut, first_ms: int, end_ms: int) -> dict[str, Any]:
         try:
-            changes = it.history(room_id, None, known_at_ms, limit=_TICKS)
-            visibility = it.visibility(room_id, None, known_at_ms)
+            changes = history.history(it, room_id, known, limit=_TICKS)
+            visibility = visibility_queries.visibility(it, room_id, known)
         except NotFound:
             return {"ticks": [], "more_ticks": False, "spells": [], "visibility": None}
         return {
@@ -203,13 +207,13 @@ class Pages:
             "visibility": visibility,
         }
 
-    def _history(self, it: Queries, room_id: str, asked: "RoomAsked") -> dict[str, Any]:
+    def _history(self, it: Moment, room_id: str, asked: "RoomAsked") -> dict[str, Any]:
         late = {"yes": True, "no": False}.get(asked.late)
         try:
-            page = it.history(
+            page = history.history(
+                it,
                 room_id,
-                None,
-                asked.known_at_ms,
+                Cut(known_at_ms=asked.known_at_ms),
                 field=asked.field or None,
                 operator=asked.operator or None,
                 late=late,
@@ -223,22 +227,22 @@ class Pages:
             "next_cursor": page.next_cursor,
         }
 
-    def _compared(self, it: Queries, room_id: str, asked: "RoomAsked") -> list[views.Compared] | None:
+    def _compared(self, it: Moment, room_id: str, asked: "RoomAsked") -> list[views.Compared] | None:
         if asked.a_ms is None or asked.b_ms is None:
             return None
         states: list[Room | None] = []
         for at_ms in (asked.a_ms, asked.b_ms):
             try:
-                states.append(it.room(room_id, at_ms, asked.known_at_ms))
+                states.append(rooms.room(it, room_id, Cut(as_of_ms=at_ms, known_at_ms=asked.known_at_ms)))
             except NotFound:
                 states.append(None)
         return views.compare(*states)
 
     # ---- health ----
 
-    def health(self, it: Queries, scope: str | None) -> dict[str, Any]:
+    def health(self, it: Moment, scope: str | None) -> dict[str, Any]:
         """What the page about the receiver shows; what was quarantined only to who may see it."""
-        status: Status = it.status()
+        status: Status = log.status(it)
         now = now_ms()
         head = it.log.head()
         minute = head.position - it.log.position_at(now - 60_000)
@@ -261,7 +265,7 @@ class Pages:
             "counters": counters,
             "free_bytes": usage.free,
             "total_bytes": usage.total,
-            "quarantine": it.rejected(_REJECTED).rejected if scope == sessions.ADMIN else None,
+            "quarantine": log.rejected(it, _REJECTED).rejected if scope == sessions.ADMIN else None,
             "head": head.position,
         }
 
@@ -363,7 +367,7 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
     async def open_page(
         request: Request[Any, Any, Any],
         name: str,
-        question: Callable[[Queries], dict[str, Any]],
+        question: Callable[[Moment], dict[str, Any]],
         *,
         wait: bool = True,
         **values: Any,
@@ -371,7 +375,7 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
         scope = scope_of(request)
         # Writing a page takes longer than the event loop has: callbacks come in on it.
         return await sync_to_thread(
-            lambda: pages.render(name, scope=scope, **values, **service.read(question, wait=wait))
+            lambda: pages.render(name, scope=scope, **values, **service.readers.read(question, wait=wait))
         )
 
     def named(room_id: str) -> str:
@@ -421,9 +425,10 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
 
     @get("/room/{room_id:str}/visibility.csv", opt={"page": True}, include_in_schema=False)
     async def visibility_file(room_id: FromPath[str]) -> Response[str]:
-        text = await sync_to_thread(
-            lambda: views.visibility_csv(service.read(lambda it: it.visibility(named(room_id))))
-        )
+        def write(it: Moment) -> str:
+            return views.visibility_csv(visibility_queries.visibility(it, named(room_id), Cut()))
+
+        text = await sync_to_thread(lambda: service.readers.read(write))
         name = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in named(room_id))
         return Response(
             text,
@@ -433,7 +438,7 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
 
     @get("/event/{event_id:str}", opt={"page": True, "admin": True}, include_in_schema=False)
     async def event_page(request: Request[Any, Any, Any], event_id: FromPath[str]) -> Response[str]:
-        return await open_page(request, "event.html", lambda it: {"event": it.event(event_id)}, wait=False)
+        return await open_page(request, "event.html", lambda it: {"event": log.event(it, event_id)}, wait=False)
 
     @get("/health", opt={"page": True}, include_in_schema=False)
     async def health_page(request: Request[Any, Any, Any]) -> Response[str]:

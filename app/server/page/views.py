@@ -9,7 +9,7 @@ import msgspec
 
 from app.event import canonical_json
 from app.infra.times import format_duration, format_time
-from app.queries.rooms import Change, ChangeCounts, FieldChange, Interval, Room, Visibility
+from app.queries.answers import Change, ChangeCounts, FieldChange, Interval, Room, Visibility
 
 SCALE = 1000
 """The width of everything that is drawn: places are parts of it."""
