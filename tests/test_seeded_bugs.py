@@ -20,6 +20,7 @@ from app.log.store import EventStore
 from app.projector import catch_up, read_models
 from app.projector import fold as folding
 from app.projector.read_models import ReadModels
+from app.queries import late
 from projections import change_counts, visibility
 
 pytestmark = pytest.mark.slow
@@ -285,13 +286,13 @@ def _(patch: Patch) -> None:
 
 @bug("an event that came later is taken for one that overtook")
 def _(patch: Patch) -> None:
-    overtakers, parts = room_index.overtakers, ReadModels.parts_from_before
+    overtakers, parts = room_index.overtakers, late.parts_from_before
 
-    def parts_from_all(self: Any, name: str, room_id: str, behind: Any, _: int) -> Any:
-        return parts(self, name, room_id, behind, MAX_POSITION)
+    def parts_from_all(models: ReadModels, room_id: str, behind: Any, _: int) -> Any:
+        return parts(models, room_id, behind, MAX_POSITION)
 
     put(patch, overtakers, lambda *args, before, **bounds: overtakers(*args, before=MAX_POSITION, **bounds))
-    patch.setattr(ReadModels, "parts_from_before", parts_from_all)
+    put(patch, parts, parts_from_all)
 
 
 @bug("as_of leaves out its own millisecond")

@@ -5,7 +5,6 @@ A rebuild uses the same code with a prefix before every table's name, and swaps 
 """
 
 import hashlib
-import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,8 +28,6 @@ _PAGE_BYTES = 8192  # a fourth of a page holds a room; what is longer takes a pa
 _BUSY_TIMEOUT_MS = 60_000  # a rebuild and a busy projector share them, and SQLite's lock is not fair
 _COMPRESSION = 1  # states are half the size for a tenth of the time that folding them took
 _MAX_HEADS = 4096  # rooms that are remembered, of each projection: those last written
-# As a GLOB: characters that casefold to something with an ASCII letter in it, as SQLite's LIKE does not know.
-_FOLDS_TO_ASCII = "*[\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06]*"
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -205,36 +202,6 @@ class ReadModels:
         )
         return [self._tables[name].read_state(row) for row in rows]
 
-    def parts_from_before(self, name: str, room_id: str, behind: Key, position: int) -> Iterator[tuple[int, int]]:
-        """The parts of a room's history behind a place in which something stands at a log position before another.
-
-        As the times of their first and last events, in event order; one is from saved state to saved state. What
-        sorts behind the last of those is always given. What is read is a STEP-th of the history.
-        """
-        states = self._tables[name].states
-        yield from self.conn.execute(
-            f"""
-            SELECT coalesce((
-                SELECT event_time_ms FROM {states} AS before WHERE room_id = part.room_id
-                AND (event_time_ms, event_id) < (part.event_time_ms, part.event_id)
-                ORDER BY event_time_ms DESC, event_id DESC LIMIT 1
-            ), :first), event_time_ms FROM {states} AS part
-            WHERE room_id = :room_id AND (event_time_ms, event_id) >= (:time_ms, :event_id)
-            AND min_position < :position ORDER BY event_time_ms, event_id
-            """,
-            {
-                "room_id": room_id,
-                "time_ms": behind[0],
-                "event_id": behind[1],
-                "position": position,
-                "first": -_MAX_INTEGER,
-            },
-        )
-        (last_ms,) = self.conn.execute(
-            f"SELECT max(event_time_ms) FROM {states} WHERE room_id = ?", (room_id,)
-        ).fetchone()
-        yield -_MAX_INTEGER if last_ms is None else last_ms, _MAX_INTEGER
-
     # ---- rows ----
 
     def rows(self, name: str, room_id: str, *, first: tuple[Any, ...] | None = None) -> list[Any]:
@@ -286,68 +253,6 @@ class ReadModels:
             digest.update(msgspec.json.encode(row))
             digest.update(b"\n")
         return digest.hexdigest()
-
-    # ---- questions that SQL answers best ----
-
-    def public_room_ids(self, at_ms: int | None, public: bool, after: str) -> Iterator[str]:
-        """The rooms that are (or, at a time, were) public or hidden, by room_id, behind `after`."""
-        where = "to_ms IS NULL" if at_ms is None else "from_ms <= :at AND (to_ms IS NULL OR to_ms > :at)"
-        for (room_id,) in self.conn.execute(
-            f"SELECT room_id FROM {self.prefix}visibility WHERE room_id > :after AND public = :public AND {where}"
-            " ORDER BY room_id",
-            {"at": at_ms, "public": public, "after": after},
-        ):
-            yield room_id
-
-    def intervals(self, room_id: str, from_ms: int | None, to_ms: int | None) -> list[Any]:
-        """The rows of a room's visibility that touch a window, in order; a bound that is None is none."""
-        table = self._tables["visibility"]
-        rows = self.conn.execute(
-            f"SELECT {table.columns} FROM {table.name} WHERE room_id = :room_id AND from_ms < :to"
-            f" AND from_ms >= coalesce((SELECT max(from_ms) FROM {table.name}"
-            " WHERE room_id = :room_id AND from_ms <= :from), :from) ORDER BY from_ms",
-            {
-                "room_id": room_id,
-                "from": -_MAX_INTEGER if from_ms is None else from_ms,
-                "to": _MAX_INTEGER if to_ms is None else to_ms,
-            },
-        )
-        return [table.read(row) for row in rows]
-
-    def latest_rooms(self, text: str | None = None) -> Iterator[tuple[int, str]]:
-        """Rooms with the time of their last update, the latest first; `text`: only those that hold it somewhere.
-
-        The text is ASCII and compared without regard to case; it may hold none of the characters that JSON escapes.
-        A room with a character in it that is an ASCII one in another case (as ß is ss) is given whatever the text.
-        """
-        where, args = "", tuple[str, ...]()
-        if text is not None:
-            pattern = "%" + re.sub(r"([%_!])", r"!\1", text) + "%"
-            where = (
-                "WHERE room_id LIKE ? ESCAPE '!' OR room_info LIKE ? ESCAPE '!' OR room_id GLOB ? OR room_info GLOB ?"
-            )
-            args = (pattern, pattern, _FOLDS_TO_ASCII, _FOLDS_TO_ASCII)
-        yield from self.conn.execute(
-            f"SELECT event_time_ms, room_id FROM {self.prefix}rooms {where} ORDER BY event_time_ms DESC, room_id DESC",
-            args,
-        )
-
-    def field_totals(self) -> list[tuple[str, tuple[int, int, int, int | None]]]:
-        """For each field over all rooms: observations, changes, first seen, last changed."""
-        rows = self.conn.execute(
-            "SELECT field, sum(observations), sum(changes), min(first_seen_ms), max(last_changed_ms)"
-            f" FROM {self.prefix}change_counts GROUP BY field ORDER BY field"
-        )
-        return [(row[0], row[1:]) for row in rows]
-
-    def most_changed(self, after: tuple[int, str] | None, limit: int) -> list[tuple[str, int]]:
-        """Rooms with their number of changes, most first, ties by room_id, behind a place in that order."""
-        changes, room_id = after or (2**62, "")
-        return self.conn.execute(
-            f"SELECT room_id, sum(changes) AS n FROM {self.prefix}change_counts GROUP BY room_id"
-            " HAVING n < ? OR (n = ? AND room_id > ?) ORDER BY n DESC, room_id LIMIT ?",
-            (changes, changes, room_id, limit),
-        ).fetchall()
 
     # ---- writing ----
 
