@@ -1,29 +1,27 @@
-"""Looks for what goes wrong around a receiver, and says of each what to do about it."""
+"""Checks the program, the data directory and a running server: what it found, and what to do about it."""
 
-import http.client
 import os
 import shutil
 import statistics
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
-from prometheus_client.parser import text_string_to_metric_families
 
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
 from app.infra.errors import BadSettings, Corrupt, NewerSchema, NoData, WrongOwner
-from app.infra.settings import Secrets, Settings, is_loopback
+from app.infra.settings import Settings, is_loopback
 from app.infra.times import now_ms
 from app.log import quarantine
 from app.log.audit import verify_chain
 from app.log.files import check_log, open_log_reader
 from app.log.store import EventStore
+from app.ops.probe import Probe, probe
+from app.projector.read_models import ReadModels
 from app.projector.upkeep import open_read_models_reader
 from app.tencent.request import sign
 
@@ -36,7 +34,6 @@ _FREE_WARN, _FREE_BAD = 2 * 2**30, 200 * 2**20
 _SYNC_WARN_S, _SYNC_BAD_S = 0.1, 1.0
 _ANSWER_WARN_S, _ANSWER_BAD_S = 0.5, 1.5
 _SYNCS = 20
-_ASK_S = 5.0
 _DAY_MS = 24 * 3600 * 1000
 # Published by the vendor ("Webhooks Overview"): what Sign has to be for this token and RequestTime.
 _VECTOR = ("xxxxyyyy", "1669872112", "17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061")
@@ -58,26 +55,12 @@ class Diagnosis(msgspec.Struct, frozen=True):
     findings: list[Finding]
 
 
-class _Server(msgspec.Struct):
-    """What a running server says of itself: the values of its metrics, by name and labels, its log's end, and why it
-    is not ready."""
-
-    url: str
-    metrics: dict[tuple[str, tuple[tuple[str, str], ...]], float] | None
-    problem: str = ""
-    advice: str = ""
-    head: int = 0
-    chain: str = ""
-    unready: str = ""
-
-    def value(self, name: str, **labels: str) -> float:
-        return (self.metrics or {}).get((name, tuple(sorted(labels.items()))), 0.0)
-
-
 def diagnose(settings: Settings, url: str) -> Diagnosis:
-    """Check the program, the data directory, and the server at `url` if there is one. Writes a small file and removes
-    it; changes nothing else."""
-    server = _ask(url, settings.secrets)
+    """Check the program, the data directory, and the server at `url` if one runs there.
+
+    Measuring the disk writes a small file without a name into the data directory; nothing else is written.
+    """
+    server = probe(url, settings.secrets)
     findings = [_check_library(), _check_vector(), _check_bind(settings), _check_server(server)]
     findings += _check_data(DataDir(settings.data), settings.sdk_app_id or None, server)
     findings += [_check_clock(server, settings), _check_answers(server), _check_refusals(server)]
@@ -125,8 +108,8 @@ def _check_bind(settings: Settings) -> Finding:
             "tokens",
             WARNING,
             f"{' and '.join(missing)} not set here; the address is for {where}",
-            "set them, also behind a proxy: without, whoever reaches the address can send callbacks, or read rooms"
-            " (if the server has them from elsewhere, run this with the same environment)",
+            "set them, also behind a proxy: without them, anyone who reaches the address can send callbacks or read"
+            " rooms (if the server has them from elsewhere, run this with the same environment)",
         )
     return Finding("tokens", OK, f"{len(secrets.callback_tokens)} for callbacks, one to read, address for {where}")
 
@@ -134,35 +117,37 @@ def _check_bind(settings: Settings) -> Finding:
 # ---- the data directory ----
 
 
-def _check_data(data_dir: DataDir, sdk_app_id: str | None, server: _Server) -> list[Finding]:
-    """The disk below it, and what is in it."""
+def _check_data(data_dir: DataDir, sdk_app_id: str | None, server: Probe) -> list[Finding]:
     disk = [_check_free(data_dir.path), _check_sync(data_dir.path)] if data_dir.path.is_dir() else []
-    try:
-        check_log(data_dir, sdk_app_id)
-        models = open_read_models_reader(data_dir) if data_dir.read_models_path.exists() else None
-        log = open_log_reader(data_dir)
-    except (sqlite.Error, Corrupt) as error:
-        advice = (
-            "read models are made again when the server starts; for events.db, restore a backup into an empty place"
-        )
-        return [*disk, Finding("data", BAD, str(error), advice)]
-    except (NoData, NewerSchema, OSError, WrongOwner) as error:
-        return [*disk, Finding("data", BAD, str(error), "start the server once, or say --data")]
+    with ExitStack() as files:
+        try:
+            check_log(data_dir, sdk_app_id)
+            models = None
+            if data_dir.read_models_path.exists():
+                models = files.enter_context(open_read_models_reader(data_dir))
+            log = files.enter_context(open_log_reader(data_dir))
+        except (sqlite.Error, Corrupt) as error:
+            advice = (
+                "read models are made again when the server starts; for events.db, restore a backup into an empty place"
+            )
+            return [*disk, Finding("data", BAD, str(error), advice)]
+        except (NoData, NewerSchema, OSError, WrongOwner) as error:
+            return [*disk, Finding("data", BAD, str(error), "start the server once, or say --data")]
+        return [*disk, *_check_databases(log, models, server)]
+
+
+def _check_databases(log: EventStore, models: ReadModels | None, server: Probe) -> list[Finding]:
     try:
         findings = [_check_chain(log), _check_quarantine(log)]
         if server.chain and log.chain_at(server.head) != server.chain:
             found = f"the log here is not the one that {server.url} writes, which ends at position {server.head}"
             findings.append(Finding("data", BAD, found, "say the server's directory with --data, or another --url"))
         if models is not None:
-            errors = {name: models.checkpoint(name).error for name in models.projections}
-            findings.append(_check_projections({name: error for name, error in errors.items() if error is not None}))
+            errors = [models.checkpoint(name).error for name in models.projections]
+            findings.append(_check_projections([error for error in errors if error is not None]))
     except (sqlite.Error, Corrupt) as error:
-        findings = [Finding("data", BAD, f"cannot be read: {error}", "run `roomlapse verify`; restore a backup")]
-    finally:
-        log.close()
-        if models is not None:
-            models.close()
-    return [*disk, *findings]
+        return [Finding("data", BAD, f"cannot be read: {error}", "run `roomlapse verify`; restore a backup")]
+    return findings
 
 
 def _check_free(path: Path) -> Finding:
@@ -219,12 +204,12 @@ def _check_quarantine(log: EventStore) -> Finding:
     return Finding("quarantine", OK, f"{count} bodies")
 
 
-def _check_projections(stopped: dict[str, str]) -> Finding:
-    if stopped:
+def _check_projections(errors: list[str]) -> Finding:
+    if errors:
         return Finding(
             "projections",
             BAD,
-            "; ".join(stopped.values()),
+            "; ".join(errors),
             "mend the projection and start the server again: it goes on at that event",
         )
     return Finding("projections", OK, "none has stopped")
@@ -233,81 +218,7 @@ def _check_projections(stopped: dict[str, str]) -> Finding:
 # ---- the server ----
 
 
-class _StayHere(urllib.request.HTTPRedirectHandler):
-    """The token is for the server that was named, and for none that this one names."""
-
-    def redirect_request(self, *_: object) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _StayHere)
-
-
-_NO_SERVER = "start it, or say where it is with --url, and give this command its tokens: some checks need it"
-_GIVE_TOKENS = "give this command the server's tokens, in its environment: ROOMLAPSE_API_TOKEN, ROOMLAPSE_ADMIN_TOKEN"
-
-
-class _Head(msgspec.Struct):
-    head: int
-    chain: str
-
-
-class _Ready(msgspec.Struct):
-    ready: bool = False
-    lag: dict[str, int] = {}
-    stopped: dict[str, str] = {}
-    waiting: str | None = None
-    failure: str | None = None
-
-    def why_not(self) -> str:
-        """Say what is wrong, in one line; empty if it is ready."""
-        if self.ready:
-            return ""
-        reasons = [reason for reason in (self.failure, self.waiting, *self.stopped.values()) if reason]
-        return "; ".join(reasons) or f"the read models are {max(self.lag.values(), default=0)} events behind"
-
-
-def _ask(url: str, secrets: Secrets) -> _Server:
-    try:
-        metrics = {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(_get(url, "/metrics", secrets).decode())
-            for sample in family.samples
-        }
-        if ("roomlapse_log_writable", ()) not in metrics:
-            return _Server(url, None, f"what answers at {url} is no Roomlapse", _NO_SERVER)
-        ready = msgspec.json.decode(_get(url, "/readyz", secrets, also=503), type=_Ready)
-        if not ready.ready and ready.failure is not None:
-            return _Server(url, metrics, unready=ready.why_not())
-        end = msgspec.json.decode(_get(url, "/status", secrets), type=_Head)
-    except urllib.error.HTTPError as error:
-        with suppress(OSError):
-            error.close()
-        advice = _GIVE_TOKENS if error.code in (401, 403) else "see its log"
-        return _Server(url, None, f"{error.url} answers {error.code}", advice)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return _Server(url, None, f"no answer from {url}: {getattr(error, 'reason', error)}", _NO_SERVER)
-    return _Server(url, metrics, head=end.head, chain=end.chain, unready=ready.why_not())
-
-
-def _get(url: str, path: str, secrets: Secrets, also: int = 200) -> bytes:
-    """Ask; another status than 200 raises HTTPError, but for one whose body is wanted too."""
-    request = urllib.request.Request(f"{url}{path}")  # noqa: S310  an http URL, as the command line has checked
-    token = secrets.admin_token or secrets.api_token
-    if token is not None:
-        request.add_header("Authorization", f"Bearer {token}")
-    try:
-        with _OPENER.open(request, timeout=_ASK_S) as answer:
-            body: bytes = answer.read()
-    except urllib.error.HTTPError as error:
-        if error.code != also:
-            raise
-        with error:
-            body = error.read()
-    return body
-
-
-def _check_server(server: _Server) -> Finding:
+def _check_server(server: Probe) -> Finding:
     if server.metrics is None:
         return Finding("server", WARNING, server.problem, server.advice)
     if not server.value("roomlapse_log_writable"):
@@ -319,7 +230,7 @@ def _check_server(server: _Server) -> Finding:
     return Finding("server", OK, f"{server.url}, log head {server.head}")
 
 
-def _check_clock(server: _Server, settings: Settings) -> Finding:
+def _check_clock(server: Probe, settings: Settings) -> Finding:
     signed = server.value("roomlapse_signed_callbacks_recent")
     if signed:
         skew_s, against = server.value("roomlapse_clock_skew_seconds"), f"RequestTime of {signed:.0f} recent callbacks"
@@ -327,7 +238,7 @@ def _check_clock(server: _Server, settings: Settings) -> Finding:
         delays_s = _delays_s(DataDir(settings.data))
         if not delays_s:
             return Finding("clock", WARNING, "nothing to compare it with yet", "run this again after some callbacks")
-        # A delivery takes some time, and never less than none: only a clock that is behind shows for certain.
+        # Callbacks arrive after EventTime, so that a positive delay may be the way: only a clock that is behind shows.
         skew_s, against = min(0.0, statistics.median(delays_s)), f"EventTime of the last {len(delays_s)} events"
     found = f"{skew_s:+.1f} s against {against}"
     if abs(skew_s) > _SKEW_BAD_S:
@@ -339,41 +250,26 @@ def _check_clock(server: _Server, settings: Settings) -> Finding:
 
 def _delays_s(data_dir: DataDir) -> list[float]:
     try:
-        log = open_log_reader(data_dir)
+        with open_log_reader(data_dir) as log:
+            records = log.tail(max(0, log.head().position - _RECENT_EVENTS), _RECENT_EVENTS)
     except (sqlite.Error, Corrupt, NoData):
         return []
-    try:
-        records = log.tail(max(0, log.head().position - _RECENT_EVENTS), _RECENT_EVENTS)
-    except (sqlite.Error, Corrupt):
-        return []
-    finally:
-        log.close()
     return [(record.received_at_ms - record.event_time_ms) / 1000 for record in records]
 
 
-def _check_answers(server: _Server) -> Finding:
+def _check_answers(server: Probe) -> Finding:
     if server.metrics is None:
         return Finding("answers", WARNING, "not known: the server did not say", "see the line about the server")
     count = server.value("roomlapse_answer_seconds_count")
     if not count:
         return Finding("answers", WARNING, "no callback was answered yet", "run this again after some callbacks")
-    p99_s = _percentile_s(server, count, 0.99)
+    p99_s = server.answered_within_s(0.99)
     found = f"99 of 100 within {p99_s:g} s, of {count:.0f}"
     if p99_s > _ANSWER_BAD_S:
         return Finding("answers", BAD, found, "the sender waits 2 s: look for a slow disk or a busy processor")
     if p99_s > _ANSWER_WARN_S:
         return Finding("answers", WARNING, found, "the sender waits 2 s: look for a slow disk or a busy processor")
     return Finding("answers", OK, found)
-
-
-def _percentile_s(server: _Server, count: float, part: float) -> float:
-    """The upper bound of the histogram's bucket that holds the percentile."""
-    buckets = sorted(
-        (float(dict(labels)["le"]), value)
-        for (name, labels), value in (server.metrics or {}).items()
-        if name == "roomlapse_answer_seconds_bucket"
-    )
-    return next(bound for bound, value in buckets if value >= part * count)
 
 
 _REFUSED: dict[str, str] = {
@@ -384,7 +280,7 @@ _REFUSED: dict[str, str] = {
 }
 
 
-def _check_refusals(server: _Server) -> Finding:
+def _check_refusals(server: Probe) -> Finding:
     if server.metrics is None:
         return Finding("refused", WARNING, "not known: the server did not say", "see the line about the server")
     counts = {outcome: server.value("roomlapse_callbacks_total", outcome=outcome) for outcome in _REFUSED}

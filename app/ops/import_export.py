@@ -1,4 +1,4 @@
-"""Import and export: the log as JSON lines, streamed, so that memory stays flat whatever its size."""
+"""Import and export: the log as JSON lines, streamed: memory does not grow with the number of lines."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,21 +16,21 @@ from app.tencent.body import MAX_AHEAD_MS, MAX_BODY_BYTES, Invalid, decode
 
 BATCH = 2000
 COMMIT_LINES, COMMIT_BYTES = 40_000, 32 * 2**20
-"""What a commit of an import takes, about. Large ones are cheaper: ids come in no order, and each commit writes every
-page of the indexes that it touched."""
+"""An import commits after about so many lines or bytes. Large commits are cheaper: event ids are in no order, and each
+commit writes every page of the indexes that it touched."""
 IMPORT_CACHE_KIB = 64 * 1024
 _READ_LINES, _READ_BYTES = 2000, 4 * 2**20
-_AHEAD = 12  # batches that are being read while others are stored: enough that neither waits for long
+_AHEAD = 12  # batches decoded ahead of those that are stored: neither side waits for long
 MAX_LINE_BYTES = 8 * MAX_BODY_BYTES  # a body of control characters grows sixfold when it is written as a JSON string
 
 Report = Callable[[int, int], None]
-"""Told now and then how many lines are done, and how many bytes of them."""
+"""Called now and then with the numbers of lines and bytes that are done."""
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A line as export writes it: a body, exactly as received, and how it reached us.
+    """A line as `export` writes it: a body, exactly as received, and how it was received.
 
-    Import takes it with the body as a JSON string or as the object itself; anything else is a bare body.
+    `import` takes the body as a JSON string or as a JSON object. A line of another shape is a bare body.
     """
 
     body: Any
@@ -47,7 +47,7 @@ _DECODER = msgspec.json.Decoder(_ReadLine)
 
 
 class Imported(msgspec.Struct):
-    """What became of the lines."""
+    """How many lines were accepted, duplicates, and rejected."""
 
     accepted: int = 0
     duplicates: int = 0
@@ -55,14 +55,14 @@ class Imported(msgspec.Struct):
 
 
 class RejectedLine(msgspec.Struct, frozen=True):
-    """A line that was not taken, and why."""
+    """A rejected line: its number, from 1, and the reason."""
 
     line: int
     reason: str
 
 
 def export_lines(log: EventStore) -> Iterator[bytes]:
-    """Write the log, up to where it ends now, as JSON lines in log order."""
+    """JSON lines of the log in log order, up to where it ends now."""
     position, head = 0, log.head().position
     while position < head:
         records = log.tail(position, min(BATCH, head - position))
@@ -74,7 +74,7 @@ def export_lines(log: EventStore) -> Iterator[bytes]:
 
 
 class _Lines(msgspec.Struct):
-    """Lines of a file, the first of which has a number."""
+    """Lines of a file; `first` is the number of the first one, `size` their bytes."""
 
     first: int
     lines: list[bytes]
@@ -82,7 +82,7 @@ class _Lines(msgspec.Struct):
 
 
 class _Read(msgspec.Struct):
-    """What lines turned out to be."""
+    """Lines, decoded and checked."""
 
     arrivals: list[Arrival]
     rejected: list[RejectedLine]
@@ -95,9 +95,9 @@ def import_lines(
     on_rejected: Callable[[RejectedLine], None],
     on_batch: Report = lambda lines, size: None,
 ) -> Imported:
-    """Append callbacks from JSON lines, a synced commit for each few thousand; tell about every line not taken.
+    """Append callbacks from JSON lines, in synced commits of some ten thousand; call `on_rejected` for each bad line.
 
-    What was committed stays when it is interrupted; run again, it finds those as duplicates and ends the same.
+    What was committed stays when an import is interrupted: run again, it counts those as duplicates and ends the same.
     """
     total = Imported()
     arrivals: list[Arrival] = []
@@ -136,7 +136,7 @@ def _batches(lines: Iterable[bytes]) -> Iterator[_Lines]:
 
 
 def _read_all(batches: Iterator[_Lines], now_ms: Callable[[], int]) -> Iterator[tuple[_Lines, _Read]]:
-    """Read batch after batch; in a process of its own, which is ahead of the storing, if there are several."""
+    """Decode batch after batch, in a process of its own if there is more than one."""
     some = list(islice(batches, 2))
     if len(some) < 2:
         for batch in some:
@@ -176,7 +176,7 @@ def _read(batch: _Lines, now_ms: int) -> _Read:
 
 
 def read_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Read lines, each cut off soon behind the longest that can be taken."""
+    """Read lines; one that is too long is cut off soon after MAX_LINE_BYTES."""
     while line := file.readline(MAX_LINE_BYTES + 1):
         rest = line
         while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
@@ -185,7 +185,7 @@ def read_lines(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def release_rejected(log: EventStore, now_ms: Callable[[], int]) -> Imported:
-    """Try every quarantined body again; those that are valid now move into the log."""
+    """Check every quarantined body again; move those that are valid now into the log."""
     result = Imported()
     before: int | None = None
     while rows := quarantine.page(log.conn, before, BATCH):
@@ -211,7 +211,7 @@ def _arrival(line: bytes, now_ms: int) -> Arrival:
     try:
         wrapped = _DECODER.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return Arrival(decode(_bounded(line.strip()), now_ms), now_ms)  # which says what is wrong with it, if anything
+        return Arrival(decode(_bounded(line.strip()), now_ms), now_ms)  # raises what is wrong with it
     body = bytes(wrapped.body)
     if body.startswith(b'"'):
         try:

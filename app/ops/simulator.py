@@ -1,4 +1,4 @@
-"""A sender: seeded callbacks as an evening of live rooms would give, signed and posted like the real ones."""
+"""A simulated sender: seeded callbacks of live rooms, signed and posted as the real sender does."""
 
 import http.client
 import random
@@ -15,14 +15,14 @@ from app.tencent.sender import compose_update, signed_query
 
 _SENDER_TIMEOUT_S = 2.0  # how long the real sender waits
 _MAX_CONNECTIONS = 16
-_CALLBACKS_PER_CONNECTION = 100.0  # a second; more than that opens another one
+_CALLBACKS_PER_CONNECTION = 100.0  # a second; a higher rate opens more connections
 _PLATFORMS = ("iOS", "Android", "Web", "RESTAPI", "iPad", "Windows")
 _NAMES = ("Late set", "Vinyl & tea", "房间 七", "Q&A, live", "Kitchen radio", "Ночной эфир", "Open mic")
 _SEATS = ("None", "FreeToTake", "ApplyToTake")
 
 
 class Sent(msgspec.Struct):
-    """How the sending went. `answers` counts status codes; 0 stands for no answer within 2 s."""
+    """What was sent. `answers` counts status codes; 0 stands for no answer within 2 s."""
 
     sent: int = 0
     ok: int = 0
@@ -33,7 +33,7 @@ class Sent(msgspec.Struct):
 
 
 class Callbacks:
-    """An endless supply of callback bodies; equal seeds and clocks give equal bodies."""
+    """Endless callback bodies; equal seeds and clocks give equal bodies."""
 
     def __init__(self, seed: int, rooms: int, duplicates: float, late: float, now_ms: Callable[[], int]) -> None:
         self._random = random.Random(seed)
@@ -44,7 +44,7 @@ class Callbacks:
         self._recent: list[tuple[bytes, str]] = []
 
     def __iter__(self) -> Iterator[tuple[bytes, str]]:
-        """Give bodies with the platform they come from."""
+        """Yield bodies, each with the platform that it comes from."""
         while True:
             if self._recent and self._random.random() < self._duplicates:
                 yield self._random.choice(self._recent)
@@ -79,7 +79,7 @@ class Callbacks:
 
 
 class Sender:
-    """Posts callbacks to a receiver at a rate, over a few kept connections, and never sends one again."""
+    """Posts callbacks to a receiver at a rate, over a few kept connections; sends none again."""
 
     def __init__(self, url: str, sdk_app_id: str, token: str | None, rate: float) -> None:
         parts = urlsplit(url)

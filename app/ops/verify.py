@@ -1,4 +1,4 @@
-"""Verify a data directory: everything that can be recomputed, and the first thing that differs."""
+"""Verifies a data directory: recomputes ids, chain and read models, and names the first difference."""
 
 from contextlib import suppress
 
@@ -16,11 +16,14 @@ from app.projector.upkeep import open_read_models_reader
 
 
 def verify_data(data_dir: DataDir, progress: Progress = no_progress) -> tuple[Head | None, Difference | None]:
-    """Verify the log in any case, and the read models if they can be opened. Gives also what the log's end was, None
-    if it cannot be read. Raises sqlite.Error if a file cannot be opened now."""
+    """Verify the log, and the read models if they can be opened; that they cannot is a difference too.
+
+    Returns the log's end (None if it cannot be read) and the first difference. Raises sqlite.Error if a file cannot be
+    opened now.
+    """
     with open_log_reader(data_dir) as log:
         head = None
-        with suppress(*sqlite.UNREADABLE):  # what it is that cannot be read is found below
+        with suppress(*sqlite.UNREADABLE):  # verify_log finds and names it
             head = log.head()
         try:
             models = open_read_models_reader(data_dir)
@@ -33,14 +36,14 @@ def verify_data(data_dir: DataDir, progress: Progress = no_progress) -> tuple[He
 
 
 def verify(log: EventStore, models: ReadModels, progress: Progress = no_progress) -> Difference | None:
-    """Check the log, see `verify_log`, then every row and saved state of the read models against a fold from each
-    room's first event. Writes nothing; servers go on meanwhile."""
+    """Check the log (see `verify_log`), then each row and saved state of the read models against a fold from the room's
+    first event. Writes nothing; servers may run meanwhile."""
     progress = _Passes(progress, 1 + len(models.projections))
     return verify_log(log, progress) or verify_read_models(log, models, progress)
 
 
 class _Passes:
-    """Adds up the passes over the log: one for itself, one for each projection."""
+    """Shows several passes over the log as one progress: one pass for the log, one for each projection."""
 
     def __init__(self, progress: Progress, passes: int) -> None:
         self._progress = progress
