@@ -1,12 +1,22 @@
-"""What every request has to pass before anything reads it: its length, how often its address asks, whom it calls."""
+"""What a request has to pass before its question is read: length, rate and host; then its role and its parameters."""
 
+import re
+from collections.abc import Awaitable, Callable
+from functools import cache
 from ipaddress import ip_address
+from typing import Any
 
 import msgspec
+from litestar.connection import ASGIConnection
+from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
+from litestar.handlers import BaseRouteHandler
 
-from app.infra.asgi import Scope, Send
+from app.infra.asgi import Message, Scope, Send
+from app.infra.errors import BadQuestion
 from app.infra.rate_limit import RateLimit
 from app.infra.settings import Settings
+from app.server.authentication import Authentication
+from app.server.sessions import ADMIN
 from app.tencent.request import answer_fail
 
 MAX_QUERY_BYTES = 8192
@@ -46,7 +56,7 @@ class Refusal(msgspec.Struct, frozen=True):
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-class Gate:
+class HeadCheck:
     """Looks at a request's head alone."""
 
     def __init__(self, settings: Settings, rate_limit: RateLimit) -> None:
@@ -76,6 +86,19 @@ class Gate:
         return None
 
 
+def with_security_headers(send: Send) -> Send:
+    """Add SECURITY_HEADERS where an answer has not set its own; the framework would leave them out of errors."""
+
+    async def send_with(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message["headers"])
+            names = {name.lower() for name, _ in given}
+            message["headers"] = [*given, *(header for header in SECURITY_HEADERS if header[0] not in names)]
+        await send(message)
+
+    return send_with
+
+
 def _is_address(host: str) -> bool:
     """Whether a host is an address itself: no name server can make it mean another machine."""
     try:
@@ -94,3 +117,52 @@ def _host_of(scope: Scope) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
+
+
+# ---- guards of the routes: coroutines, because the framework takes each call of a plain function to a thread ----
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+class SignInNeeded(Exception):
+    """A page that is for those who have signed in."""
+
+
+def role_guard(authentication: Authentication) -> Callable[[Connection, BaseRouteHandler], Awaitable[None]]:
+    """A guard that lets `open` routes through, `admin` routes to that role, all others to any role."""
+
+    async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+        if handler.opt.get("open"):
+            return
+        role = authentication.role_of(connection.scope)
+        if role is None and handler.opt.get("page"):
+            raise SignInNeeded
+        if role is None:
+            raise NotAuthorizedException("this needs the header Authorization: Bearer <API token>")
+        if handler.opt.get("admin") and role != ADMIN:
+            raise PermissionDeniedException("this needs the admin token: ROOMLAPSE_ADMIN_TOKEN")
+
+    return guard
+
+
+async def refuse_unknown_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Refuse `?asof=`: answering about now what was asked about then would mislead."""
+    if not connection.query_params:
+        return
+    known = query_parameters(handler)
+    repeated = [name for name, values in connection.query_params.dict().items() if len(values) > 1]
+    if repeated:
+        raise BadQuestion(f"parameter {repeated[0][:64]!r} is given more than once")
+    unknown = sorted(set(connection.query_params) - known)
+    if unknown:
+        takes = ", ".join(sorted(known)) or "no parameters"
+        raise BadQuestion(f"unknown parameter {unknown[0][:64]!r}: this route takes {takes}")
+
+
+@cache
+def query_parameters(handler: BaseRouteHandler) -> frozenset[str]:
+    """The names of the query parameters that a route takes: those arguments of its handler that nothing else fills."""
+    path = {name for path in handler.paths for name in re.findall(r"{(\w+):", path)}
+    arguments = handler.parsed_fn_signature.parameters.items()
+    names = {getattr(field.kwarg_definition, "name", None) or name for name, field in arguments}
+    return frozenset(names - path - {"request"})

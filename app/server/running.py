@@ -14,9 +14,10 @@ import uvicorn
 
 from app.infra import sqlite
 from app.infra.processes import settle_memory
-from app.server.api import Bell, create_app
+from app.server.app import create_app
 from app.server.connections import Connection, cut_idle, cut_unfinished
 from app.server.node import Service
+from app.server.stream import Notifier
 
 _SHUTDOWN_S = 5
 _SEND_REST_S = 2  # for a request that is half sent when the server is asked to stop
@@ -29,9 +30,9 @@ _log = logging.getLogger(__name__)
 class _Server(uvicorn.Server):
     """Ends the event streams before it waits for the connections, and says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, bell: Bell, on_started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, notifier: Notifier, on_started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._bell = bell
+        self._notifier = notifier
         self._on_started = on_started
         self._cutter: asyncio.Task[None] | None = None
 
@@ -58,7 +59,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._cutter is not None:
             self._cutter.cancel()
-        self._bell.stop()
+        self._notifier.stop()
         asyncio.get_running_loop().call_later(_SEND_REST_S, cut_unfinished, self._connections, 0.0)
         await super().shutdown(sockets)
 
@@ -89,7 +90,7 @@ class Running:
 
     def run(self, on_started: Callable[[], None] = lambda: None) -> None:
         """Serve until a signal or `stop`."""
-        bell = Bell()
+        notifier = Notifier()
 
         def on_listening() -> None:
             settle_memory()
@@ -97,7 +98,7 @@ class Running:
             on_started()
 
         config = uvicorn.Config(
-            create_app(self.service, bell),
+            create_app(self.service, notifier),
             http=Connection,  # on httptools: h11 has let smuggled requests through
             ws="none",
             lifespan="on",
@@ -109,7 +110,7 @@ class Running:
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )
         _allow_many_files()
-        self._server = _Server(config, bell, on_listening)
+        self._server = _Server(config, notifier, on_listening)
         try:
             self._server.run([self._socket])
         finally:

@@ -1,51 +1,42 @@
-"""Signing in with a token: a cookie that says what its holder may do, and until when, and that only we can write."""
+"""Sessions: a signed cookie that says which role its holder has and when it was given."""
 
 import hashlib
-import hmac
-import time
+from typing import Final, Literal
+
+from itsdangerous import BadSignature, TimestampSigner
 
 from app.infra.settings import Secrets
 
+Role = Literal["read", "admin"]
+READ: Final = "read"
+ADMIN: Final = "admin"
 COOKIE = "roomlapse_session"
-LASTS_S = 12 * 3600
-READ, ADMIN = "read", "admin"
+SESSION_S = 12 * 3600
+END_COOKIE = f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"
+"""A Set-Cookie header that ends a session."""
+_ROLES: dict[bytes, Role] = {b"read": READ, b"admin": ADMIN}
 
 
-def scope_of_token(token: bytes, secrets: Secrets) -> str | None:
-    """What a token opens: `admin`, `read`, or None for nothing. Without an API token everything is open."""
-    if secrets.api_token is None:
-        return ADMIN
-    # Both are compared, so that the time taken does not tell which one nearly matched.
-    reads = hmac.compare_digest(token, secrets.api_token.encode())
-    administers = hmac.compare_digest(token, (secrets.admin_token or secrets.api_token).encode())
-    return ADMIN if administers else READ if reads else None
+class Sessions:
+    """Writes and reads the cookies. The tokens are the key: changing one of them ends all sessions."""
 
+    def __init__(self, secrets: Secrets) -> None:
+        # SHA-384 fills its base64 to the last bit: of each signature there is one spelling.
+        self._signer = TimestampSigner(
+            "\0".join(secrets.all()), salt=COOKIE, key_derivation="hmac", digest_method=hashlib.sha384
+        )
 
-def write_cookie(scope: str, secrets: Secrets, now_s: float | None = None) -> str:
-    """A Set-Cookie header for somebody who may do that, for twelve hours; out of reach of scripts and other sites."""
-    until = str(int((time.time() if now_s is None else now_s) + LASTS_S))
-    value = f"{scope}.{until}.{_sign(scope, until, secrets)}"
-    return f"{COOKIE}={value}; Path=/; Max-Age={LASTS_S}; HttpOnly; SameSite=Strict"
+    def write_cookie(self, role: Role) -> str:
+        """A Set-Cookie header for twelve hours, out of reach of scripts and of other sites."""
+        value = self._signer.sign(role).decode()
+        return f"{COOKIE}={value}; Path=/; Max-Age={SESSION_S}; HttpOnly; SameSite=Strict"
 
-
-def end_cookie() -> str:
-    """A Set-Cookie header that ends a session."""
-    return f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"
-
-
-def scope_of_cookie(header: str, secrets: Secrets, now_s: float | None = None) -> str | None:
-    """What the holder of a Cookie header may do; None if it holds no session of ours that still lasts."""
-    # Not read with http.cookies: that gives up on all cookies at the first that another program wrote in its own way.
-    pairs = (pair.strip().partition("=") for pair in header.split(";"))
-    scope, _, rest = next((value for name, _, value in pairs if name == COOKIE), "").partition(".")
-    until, _, signature = rest.partition(".")
-    right = hmac.compare_digest(signature.encode(), _sign(scope, until, secrets).encode())
-    if not right or int(until) < (time.time() if now_s is None else now_s):
-        return None
-    return scope
-
-
-def _sign(scope: str, until: str, secrets: Secrets) -> str:
-    # The tokens are the key: whoever changes one of them ends all sessions.
-    key = hashlib.sha256("\0".join(["session", *secrets.all()]).encode()).digest()
-    return hmac.new(key, f"{scope}.{until}".encode(), hashlib.sha256).hexdigest()
+    def role_of(self, header: str) -> Role | None:
+        """The role that a Cookie header gives; None if no session of ours that still lasts is in it."""
+        # http.cookies would give up on all cookies at the first that another program wrote in its own way.
+        pairs = (pair.strip().partition("=") for pair in header.split(";"))
+        value = next((value for name, _, value in pairs if name == COOKIE), "")
+        try:
+            return _ROLES.get(self._signer.unsign(value, max_age=SESSION_S))
+        except BadSignature:  # an expired one too
+            return None

@@ -16,11 +16,12 @@ from urllib.parse import quote, urlsplit
 import httpx
 import pytest
 from conftest import APP_ID, T0, Server, StartServer, body_of
+from kit.clock import signed_at
 from oracle import Oracle
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.infra.settings import Secrets
-from app.server.sessions import LASTS_S, READ, write_cookie
+from app.server.sessions import READ, SESSION_S, Sessions
 from app.tencent.request import sign
 
 HOST, CAFE, BARE = "host 1/2".replace("/", "?"), "Café-Süd", "bare"
@@ -719,8 +720,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_a_stream_ends_with_the_session_that_opened_it(guarded: Server) -> None:
-    secrets = Secrets((CALLBACK_TOKEN,), API_TOKEN)
-    cookie = write_cookie(READ, secrets, time.time() - LASTS_S + 3).partition(";")[0]  # it lasts for three seconds more
+    with signed_at(time.time() - SESSION_S + 2):  # it lasts for two to three seconds more
+        cookie = Sessions(Secrets((CALLBACK_TOKEN,), API_TOKEN)).write_cookie(READ).partition(";")[0]
     with streaming(guarded, "/events/stream?after=0", Cookie=cookie) as stream:
         assert next(stream).data["room_id"] == "r"
         time.sleep(3.2)

@@ -1,4 +1,4 @@
-"""What a request has to pass, and what every answer carries: lengths, names, tokens of two scopes, pages of browsers.
+"""What a request has to pass, and what every answer carries: lengths, names, tokens of two roles, pages of browsers.
 
 And the callbacks that hold up somebody's action, which are answered before anything else.
 """
@@ -19,7 +19,7 @@ from app.infra.errors import BadSettings
 from app.infra.rate_limit import RateLimit
 from app.infra.settings import Secrets, Settings, read_allowed_hosts
 from app.log import schema
-from app.server.guards import MAX_PATH_BYTES, MAX_QUERY_BYTES, SECURITY_HEADERS, Gate
+from app.server.guards import MAX_PATH_BYTES, MAX_QUERY_BYTES, SECURITY_HEADERS, HeadCheck
 from app.tencent.request import sign
 
 API, ADMIN, CALLBACK = "gate-api-token", "gate-admin-token", "gate-callback-token"
@@ -34,14 +34,14 @@ def scope_of(
     return {"path": path, "raw_path": path.encode(), "query_string": query, "headers": [*given, *headers]}
 
 
-def gate(*allowed: str, host: str = "127.0.0.1", api_token: str | None = None) -> Gate:
+def head_check(*allowed: str, host: str = "127.0.0.1", api_token: str | None = None) -> HeadCheck:
     secrets = Secrets(api_token=api_token)
     settings = Settings(APP_ID, Path("data"), host=host, secrets=secrets, allowed_hosts=allowed)
-    return Gate(settings, RateLimit(0))
+    return HeadCheck(settings, RateLimit(0))
 
 
-def status_of(gate_: Gate, scope: Any, *, callback: bool = False) -> int | None:
-    refusal = gate_.check(scope, callback=callback)
+def status_of(check: HeadCheck, scope: Any, *, callback: bool = False) -> int | None:
+    refusal = check.check(scope, callback=callback)
     return None if refusal is None else refusal.status_code
 
 
@@ -62,34 +62,34 @@ FOREIGN = [
 
 @pytest.mark.parametrize("host", LOCAL)
 def test_without_a_token_the_loopback_s_own_names_are_answered(host: str) -> None:
-    assert status_of(gate(), scope_of(host)) is None
+    assert status_of(head_check(), scope_of(host)) is None
 
 
 @pytest.mark.parametrize("host", FOREIGN)
 def test_without_a_token_a_page_s_own_name_for_this_machine_is_not(host: str) -> None:
-    assert status_of(gate(), scope_of(host)) == 421
-    assert status_of(gate(), scope_of(host), callback=True) is None  # what is signed is taken under any name
+    assert status_of(head_check(), scope_of(host)) == 421
+    assert status_of(head_check(), scope_of(host), callback=True) is None  # what is signed is taken under any name
 
 
 def test_no_name_or_two_are_none() -> None:
-    assert status_of(gate(), scope_of()) == 421
-    assert status_of(gate(), scope_of("localhost", "localhost")) == 421
-    assert status_of(gate(), scope_of("localhost", "evil.example")) == 421
+    assert status_of(head_check(), scope_of()) == 421
+    assert status_of(head_check(), scope_of("localhost", "localhost")) == 421
+    assert status_of(head_check(), scope_of("localhost", "evil.example")) == 421
 
 
 def test_with_a_token_any_name_is_answered() -> None:
     for host in (*LOCAL, *FOREIGN):
-        assert status_of(gate(api_token=API), scope_of(host)) is None
+        assert status_of(head_check(api_token=API), scope_of(host)) is None
 
 
 def test_on_another_address_without_a_token_names_have_to_be_allowed_too() -> None:
     for host in FOREIGN:
-        assert status_of(gate(host="0.0.0.0"), scope_of(host)) == 421
+        assert status_of(head_check(host="0.0.0.0"), scope_of(host)) == 421
 
 
 def test_names_that_are_allowed_replace_any_name_and_keep_the_loopback() -> None:
     names = read_allowed_hosts({"ROOMLAPSE_ALLOWED_HOSTS": " Rooms.Example , other.example,"})
-    for guarded in (gate(*names), gate(*names, api_token=API), gate(*names, host="0.0.0.0")):
+    for guarded in (head_check(*names), head_check(*names, api_token=API), head_check(*names, host="0.0.0.0")):
         for host in ("rooms.example", "ROOMS.example:443", "other.example", *LOCAL):
             assert status_of(guarded, scope_of(host)) is None, host
         for host in FOREIGN:
@@ -104,7 +104,7 @@ def test_what_is_no_name_of_a_host_is_refused(host: str) -> None:
 
 def test_an_address_itself_is_answered_no_name_server_can_turn_it() -> None:
     for host in ("127.0.0.5:9", "203.0.113.7", "[2001:db8::1]:8000"):
-        assert status_of(gate(), scope_of(host)) is None
+        assert status_of(head_check(), scope_of(host)) is None
 
 
 # ---- lengths ----
@@ -115,10 +115,10 @@ def test_a_query_or_a_path_may_be_so_long_and_no_longer() -> None:
         path = "/callbacks" if callback else "/rooms"
         at_most = scope_of("localhost", path=path, query=b"x" * MAX_QUERY_BYTES)
         beyond = scope_of("localhost", path=path, query=b"x" * (MAX_QUERY_BYTES + 1))
-        assert status_of(gate(), at_most, callback=callback) is None
-        assert status_of(gate(), beyond, callback=callback) == 414
-    assert status_of(gate(), scope_of("localhost", path="/" + "x" * (MAX_PATH_BYTES - 1))) is None
-    assert status_of(gate(), scope_of("localhost", path="/" + "x" * MAX_PATH_BYTES)) == 414
+        assert status_of(head_check(), at_most, callback=callback) is None
+        assert status_of(head_check(), beyond, callback=callback) == 414
+    assert status_of(head_check(), scope_of("localhost", path="/" + "x" * (MAX_PATH_BYTES - 1))) is None
+    assert status_of(head_check(), scope_of("localhost", path="/" + "x" * MAX_PATH_BYTES)) == 414
 
 
 # ---- a running server: what every answer carries ----

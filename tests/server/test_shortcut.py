@@ -12,6 +12,7 @@ from app.infra.settings import Secrets, Settings
 from app.log.files import open_log
 from app.log.records import Arrival
 from app.queries import log as log_queries
+from app.server.authentication import Authentication
 from app.server.node import Service
 from app.server.shortcut import Shortcut
 from app.tencent.body import decode
@@ -27,7 +28,7 @@ def taken(service: Service, path: str, query: bytes = b"", *headers: tuple[bytes
         sent.append(message)
 
     scope: Any = {"type": "http", "method": method, "path": path, "query_string": query, "headers": list(headers)}
-    answered = asyncio.run(Shortcut(service).take(scope, send))
+    answered = asyncio.run(Shortcut(service, Authentication(service.settings.secrets)).take(scope, send))
     assert answered is bool(sent)
     return sent or None
 
@@ -89,7 +90,7 @@ def test_without_the_right_token_nothing_is_answered(service: Service, given: by
     if service.settings.secrets.api_token is not None:
         assert taken(service, "/rooms/r", b"", (b"authorization", given)) is None
         assert taken(service, "/rooms/r") is None
-        assert taken(service, "/rooms/r", b"", *authorization(service), *authorization(service)) is None
+        assert taken(service, "/rooms/r", b"", (b"authorization", given), *authorization(service)) is None
 
 
 def test_read_models_that_are_behind_are_left_to_the_routes(service: Service) -> None:

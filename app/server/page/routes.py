@@ -22,9 +22,10 @@ from app.queries import counts, history, log, rooms
 from app.queries import visibility as visibility_queries
 from app.queries.answers import Change, Room, Status
 from app.queries.reader import Moment
-from app.server import sessions
+from app.server.authentication import Authentication
 from app.server.node import Service
 from app.server.page import views
+from app.server.sessions import ADMIN, END_COOKIE, Role
 from projections import ALL
 
 FOLDER = Path(__file__).parent
@@ -43,12 +44,6 @@ _MAX_FORM_BYTES = 4096
 _AFTERWARDS_MS = 60_000
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 WINDOWS_MS = {"1h": 3_600_000, "6h": 6 * 3_600_000, "24h": 24 * 3_600_000, "7d": 7 * 24 * 3_600_000}
-PARAMETERS: dict[str, set[str]] = {
-    "rooms_page": {"q", "show", "sort", "at", "known_at", "window", "cursor"},
-    "room_page": {"at", "known_at", "field", "operator", "late", "cursor", "a", "b"},
-    "sign_in_page": {"next"},
-}
-"""The query parameters that each page takes."""
 
 At = Annotated[str | None, QueryParameter(description="A time; without an offset it is UTC.")]
 
@@ -85,19 +80,19 @@ class Pages:
         self._service = service
         self._environment = _environment()
 
-    def render(self, name: str, *, status_code: int = 200, scope: str | None = None, **values: Any) -> Response[str]:
-        """Write a page; `scope` is what the reader may do."""
+    def render(self, name: str, *, status_code: int = 200, role: Role | None = None, **values: Any) -> Response[str]:
+        """Write a page; `role` is that of the reader."""
         guarded = self._service.settings.secrets.api_token is not None
         # Errors may quote what is in the rooms.
-        banners = self._banners() if scope is not None or not guarded else []
+        banners = self._banners() if role is not None or not guarded else []
         html = self._environment.get_template(name).render(
-            scope=scope, guarded=guarded, banners=banners, now_ms=now_ms(), **values
+            role=role, guarded=guarded, banners=banners, now_ms=now_ms(), **values
         )
         return Response(html, status_code=status_code, media_type=MediaType.HTML, headers=PAGE_HEADERS)
 
-    def problem(self, status_code: int, detail: str, scope: str | None) -> Response[str]:
+    def problem(self, status_code: int, detail: str, role: Role | None) -> Response[str]:
         """Write a page that says what is wrong."""
-        return self.render("problem.html", status_code=status_code, scope=scope, detail=detail, code=status_code)
+        return self.render("problem.html", status_code=status_code, role=role, detail=detail, code=status_code)
 
     def _banners(self) -> list[str]:
         """What somebody has to see to, whatever page is open."""
@@ -240,7 +235,7 @@ class Pages:
 
     # ---- health ----
 
-    def health(self, it: Moment, scope: str | None) -> dict[str, Any]:
+    def health(self, it: Moment, role: Role | None) -> dict[str, Any]:
         """What the page about the receiver shows; what was quarantined only to who may see it."""
         status: Status = log.status(it)
         now = now_ms()
@@ -265,7 +260,7 @@ class Pages:
             "counters": counters,
             "free_bytes": usage.free,
             "total_bytes": usage.total,
-            "quarantine": log.rejected(it, _REJECTED).rejected if scope == sessions.ADMIN else None,
+            "quarantine": log.rejected(it, _REJECTED).rejected if role == ADMIN else None,
             "head": head.position,
         }
 
@@ -361,8 +356,8 @@ def read_moment(text: str | None) -> int | None:
             ) from None
 
 
-def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | None]) -> list[HTTPRouteHandler]:
-    """The routes of the page. `scope_of` says what a request may do."""
+def page_routes(service: Service, pages: Pages, authentication: Authentication) -> list[HTTPRouteHandler]:
+    """The routes of the page."""
 
     async def open_page(
         request: Request[Any, Any, Any],
@@ -372,10 +367,10 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
         wait: bool = True,
         **values: Any,
     ) -> Response[str]:
-        scope = scope_of(request)
+        role = authentication.role_of(request.scope)
         # Writing a page takes longer than the event loop has: callbacks come in on it.
         return await sync_to_thread(
-            lambda: pages.render(name, scope=scope, **values, **service.readers.read(question, wait=wait))
+            lambda: pages.render(name, role=role, **values, **service.readers.read(question, wait=wait))
         )
 
     def named(room_id: str) -> str:
@@ -442,8 +437,8 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
 
     @get("/health", opt={"page": True}, include_in_schema=False)
     async def health_page(request: Request[Any, Any, Any]) -> Response[str]:
-        scope = scope_of(request)
-        return await open_page(request, "health.html", lambda it: pages.health(it, scope), wait=False)
+        role = authentication.role_of(request.scope)
+        return await open_page(request, "health.html", lambda it: pages.health(it, role), wait=False)
 
     @get("/sign-in", opt={"page": True, "open": True}, include_in_schema=False)
     async def sign_in_page(next_: Annotated[str, QueryParameter(name="next")] = "/") -> Response[str]:
@@ -454,16 +449,16 @@ def page_routes(service: Service, pages: Pages, scope_of: Callable[[Any], str | 
         _refuse_other_sites(request)
         form = await _read_form(request)
         where = _own_path(form.get("next", "/"))
-        scope = sessions.scope_of_token(form.get("token", "").strip().encode(), service.settings.secrets)
-        if scope is None:
+        role = authentication.role_of_token(form.get("token", "").strip().encode())
+        if role is None:
             return pages.render("sign_in.html", status_code=401, next=where, wrong=True)
-        cookie = sessions.write_cookie(scope, service.settings.secrets)
+        cookie = authentication.sessions.write_cookie(role)
         return Response("", status_code=303, headers={"location": where, "set-cookie": cookie})
 
     @post("/sign-out", opt={"page": True, "open": True}, include_in_schema=False, status_code=303)
     async def sign_out(request: Request[Any, Any, Any]) -> Response[str]:
         _refuse_other_sites(request)
-        return Response("", status_code=303, headers={"location": "/", "set-cookie": sessions.end_cookie()})
+        return Response("", status_code=303, headers={"location": "/", "set-cookie": END_COOKIE})
 
     static = {path.name: path.read_bytes() for path in (FOLDER / "static").iterdir()}
 

@@ -1,0 +1,81 @@
+"""The application: callbacks go straight to the receiver, everything else through the guards to its route."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+from litestar import Litestar
+from litestar.concurrency import sync_to_thread
+
+from app.infra.asgi import ASGIApp, Receive, Scope, Send
+from app.server.api import log_routes, operation_routes, room_routes
+from app.server.authentication import Authentication
+from app.server.guards import HeadCheck, refuse_unknown_parameters, role_guard, with_security_headers
+from app.server.node import Service
+from app.server.openapi import CONFIG, describe_callbacks
+from app.server.page.routes import Pages, page_routes
+from app.server.problems import exception_handlers
+from app.server.shortcut import Shortcut
+from app.server.stream import Notifier, stream_route
+
+_MAX_FORM_BYTES = 4096  # the form of signing in is the only body
+
+
+def create_app(service: Service, notifier: Notifier) -> ASGIApp:
+    """Make the ASGI application of a node."""
+    authentication = Authentication(service.settings.secrets)
+    # Its own types tell the kinds of messages apart.
+    routes = cast(ASGIApp, _create_routes(service, notifier, authentication))
+    shortcut = Shortcut(service, authentication)
+    head_check = HeadCheck(service.settings, service.rate_limit)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if "path" not in scope:
+            await routes(scope, receive, send)  # the server's start and end
+            return
+        # Routing, guards and an exception handler cost more than checking and storing a callback does.
+        callback = scope["path"] in ("/callbacks", "/callbacks/")  # a slash too many is not to cost a callback
+        if (refusal := head_check.check(scope, callback=callback)) is not None:
+            await refusal.send(send)
+        elif callback:
+            await service.receiver(scope, receive, send)
+        elif not await shortcut.take(scope, send):
+            await routes(scope, receive, with_security_headers(send))
+
+    return app
+
+
+def _create_routes(service: Service, notifier: Notifier, authentication: Authentication) -> Litestar:
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def on_progress() -> None:
+            loop.call_soon_threadsafe(notifier.notify)
+
+        service.projector.on_progress = on_progress
+        await sync_to_thread(service.start)
+        try:
+            yield
+        finally:
+            await sync_to_thread(service.stop)
+
+    pages = Pages(service)
+    app = Litestar(
+        [
+            *room_routes(service),
+            *log_routes(service),
+            stream_route(service, notifier, authentication),
+            *operation_routes(service, authentication),
+            *page_routes(service, pages, authentication),
+        ],
+        lifespan=[lifespan],
+        guards=[role_guard(authentication), refuse_unknown_parameters],
+        exception_handlers=exception_handlers(pages, authentication),
+        logging_config=None,
+        openapi_config=CONFIG,
+        request_max_body_size=_MAX_FORM_BYTES,
+    )
+    describe_callbacks(app)
+    return app
