@@ -18,9 +18,10 @@ from app.infra.metrics import Metrics
 from app.log import quarantine, schema, wal
 from app.log.records import GENESIS, Appended, Arrival, Rejection, next_chain
 from app.log.store import EventStore
-from app.receiver import group_commit
+from app.receiver import housekeeping, waiting
 from app.receiver.callbacks import Receiver
-from app.receiver.group_commit import ANSWER_WITHIN_S, MAX_BATCH, MAX_WAITING, GroupCommit
+from app.receiver.group_commit import GroupCommit
+from app.receiver.waiting import ANSWER_WITHIN_S, MAX_BATCH, MAX_WAITING
 from app.tencent.body import decode
 
 Spoil = Callable[[EventStore], None]
@@ -335,7 +336,7 @@ def test_who_waits_too_long_is_refused_in_time_and_stored_all_the_same(tmp_path:
 
 
 def test_what_waits_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "MAX_WAITING_BYTES", 10_000)
+    monkeypatch.setattr(waiting, "MAX_WAITING_BYTES", 10_000)
     harness = Harness(tmp_path)
     large = arrival(1, CustomInfo="x" * 6000)
 
@@ -366,7 +367,7 @@ def test_a_failure_is_known_until_the_disk_takes_something_again(
         await asyncio.to_thread(wait_until, lambda: harness.commits.failure is None)
         assert harness.value("roomlapse_log_writable") == 1
 
-    with caplog.at_level("WARNING", "app.receiver.group_commit"):
+    with caplog.at_level("WARNING", "app.receiver.housekeeping"):
         harness.run(work())
     harness.commits.stop()
     said = [record.message.partition(":")[0] for record in caplog.records]
@@ -382,7 +383,7 @@ def test_the_head_is_logged_with_its_chain(tmp_path: Path, caplog: pytest.LogCap
         await harness.as_first_batch(arrival(1))
         await harness.submit_all(arrival(2))
 
-    with caplog.at_level("INFO", "app.receiver.group_commit"):
+    with caplog.at_level("INFO", "app.receiver.housekeeping"):
         harness.run(work())
         harness.commits.stop()
     heads = [vars(record) for record in caplog.records if record.message == "head"]
@@ -429,7 +430,7 @@ def test_a_long_wal_is_moved_into_the_database_behind_the_answers(tmp_path: Path
         outcomes = await harness.as_first_batch(*map(large, range(50)))
         assert all(isinstance(outcome, Appended) for outcome in outcomes)
         await send_on(harness, 0.1)
-        assert 0 < wal_pages(harness) < group_commit._LONG_WAL_PAGES  # not long yet: it stays
+        assert 0 < wal_pages(harness) < housekeeping._LONG_WAL_PAGES  # not long yet: it stays
         await harness.submit_all(*map(large, range(50, 100)))
         await asyncio.to_thread(wait_until, lambda: wal_pages(harness) == 0)
 
@@ -443,23 +444,23 @@ def test_a_long_wal_is_moved_into_the_database_behind_the_answers(tmp_path: Path
 def test_where_commits_are_slow_the_wal_waits_until_nobody_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "_SLOW_COMMIT_S", 0.0)
-    monkeypatch.setattr(group_commit, "_IDLE_S", 1.5)  # a busy machine may make us pause for a moment
+    monkeypatch.setattr(housekeeping, "_SLOW_COMMIT_S", 0.0)
+    monkeypatch.setattr(housekeeping, "_IDLE_S", 1.5)  # a busy machine may make us pause for a moment
     harness = Harness(tmp_path)
 
     async def work() -> None:
         await harness.as_first_batch(*map(large, range(100)))
         await send_on(harness, 2)
-        assert wal_pages(harness) > group_commit._LONG_WAL_PAGES
+        assert wal_pages(harness) > housekeeping._LONG_WAL_PAGES
         await asyncio.to_thread(wait_until, lambda: wal_pages(harness) == 0)
-        monkeypatch.setattr(group_commit, "_MAX_WAL_PAGES", 2000)  # but not for ever
-        await asyncio.sleep(group_commit._IDLE_S)
+        monkeypatch.setattr(housekeeping, "_MAX_WAL_PAGES", 2000)  # but not for ever
+        await asyncio.sleep(housekeeping._IDLE_S)
         await harness.submit_all(*map(large, range(100, 150)))
         await send_on(harness, 0.5)
         assert wal_pages(harness) > 0
         await harness.submit_all(*map(large, range(150, 250)))
         await send_on(harness, 0.1)
-        assert wal_pages(harness) < group_commit._LONG_WAL_PAGES
+        assert wal_pages(harness) < housekeeping._LONG_WAL_PAGES
 
     harness.run(work())
     harness.commits.stop()
@@ -475,8 +476,8 @@ def test_a_wal_that_a_reader_holds_up_is_moved_when_he_is_gone(tmp_path: Path) -
         reader.conn.execute("BEGIN")
         reader.head()
         await harness.submit_all(*map(large, range(1, 100)))
-        await asyncio.sleep(3 * group_commit._IDLE_S)
-        assert wal_pages(harness) > group_commit._LONG_WAL_PAGES
+        await asyncio.sleep(3 * housekeeping._IDLE_S)
+        assert wal_pages(harness) > housekeeping._LONG_WAL_PAGES
         reader.close()
         await asyncio.to_thread(wait_until, lambda: wal_pages(harness) == 0)  # nobody sends anything
 
@@ -539,10 +540,10 @@ def test_a_wal_that_cannot_be_moved_costs_no_callback_and_is_said_seldom(
         await send_on(harness, 0.5)
 
     harness.commits.start()
-    with caplog.at_level("WARNING", "app.receiver.group_commit"):
+    with caplog.at_level("WARNING", "app.receiver.housekeeping"):
         harness.run(work())
     assert harness.commits.failure is None
-    assert wal_pages(harness) > 3 * group_commit._LONG_WAL_PAGES
+    assert wal_pages(harness) > 3 * housekeeping._LONG_WAL_PAGES
     harness.commits.stop()
     assert [record.message.partition(":")[0] for record in caplog.records] == [
         "the WAL cannot be moved into the database"
@@ -617,7 +618,7 @@ def test_what_the_disk_does_not_take_is_503_and_counted(tmp_path: Path, spoil: S
 
 
 def test_too_many_waiting_is_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "MAX_WAITING", 3)
+    monkeypatch.setattr(waiting, "MAX_WAITING", 3)
     harness = Harness(tmp_path)
     receiver = Receiver(APP_ID, (), harness.commits, harness.metrics)
 
