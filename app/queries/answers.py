@@ -206,3 +206,40 @@ class TimeSpan(msgspec.Struct, frozen=True):
     last_ms: int
     first_received_ms: int
     last_received_ms: int
+
+
+class Health(msgspec.Struct, frozen=True):
+    """How a server is. Its texts may quote what is in the rooms: not every reader of it may see them."""
+
+    status: Status | None
+    """None: it was not asked for, or the databases cannot be read."""
+    unreadable: str | None
+    """Why the databases cannot be read."""
+    stopped: dict[str, str]
+    """The projections that stopped, each with the event and the error."""
+    waiting: str | None
+    """Why no projection takes a step."""
+    failure: str | None
+    """Why callbacks are refused."""
+    caught_up: bool
+    """Whether the projections reached the log's head within the time that was given to them."""
+    free_bytes: int
+    total_bytes: int
+    """Of the disk with the data; 0 if that cannot be told."""
+    unsigned: bool
+    """Whether callbacks need no signature."""
+
+
+class Readiness(msgspec.Struct):
+    """Whether callbacks are stored and reads see all of them.
+
+    `lag`: events not read yet by each projection. `stopped`: those that stopped, each with the event and the error;
+    `waiting`: why none of them goes on; `failure`: why callbacks are refused now; both null if it is not so. Who has no
+    token is not told the words of these.
+    """
+
+    ready: bool
+    lag: dict[str, int]
+    stopped: dict[str, str]
+    waiting: str | None
+    failure: str | None

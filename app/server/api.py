@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
-import msgspec
 from litestar import MediaType, Request, Response, get
 from litestar.concurrency import sync_to_thread
 from litestar.handlers import HTTPRouteHandler
@@ -15,6 +15,7 @@ from app.event import Cut
 from app.infra.errors import Unavailable
 from app.infra.times import parse_time
 from app.queries import answers, counts
+from app.queries import health as health_queries
 from app.queries import history as history_queries
 from app.queries import log as log_queries
 from app.queries import rooms as room_queries
@@ -39,24 +40,6 @@ Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="How many 
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
 After = Annotated[int, QueryParameter(ge=0, le=2**63 - 1, description="The position to go on behind.")]
 Public = Annotated[bool | None, QueryParameter(description="true: rooms that are (were) public; false: hidden ones.")]
-
-
-_UNTOLD = "ask with the API token to be told why"
-
-
-class Readiness(msgspec.Struct):
-    """Whether callbacks are stored and reads see all of them.
-
-    `lag`: events not read yet by each projection. `stopped`: those that stopped, each with the event and the error;
-    `waiting`: why none of them goes on; `failure`: why callbacks are refused now; both null if it is not so. Who has no
-    token is not told the words of these.
-    """
-
-    ready: bool
-    lag: dict[str, int]
-    stopped: dict[str, str]
-    waiting: str | None
-    failure: str | None
 
 
 class _Ask:
@@ -186,30 +169,25 @@ def operation_routes(service: Service, authentication: Authentication) -> list[H
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    def look(status: answers.Status) -> answers.Health:
+        # Some lag is the life of a busy receiver; not ready is what a reader would have to wait for.
+        caught_up = service.projector.wait_for(status.head, 1.0)
+        return service.health(status, caught_up=caught_up)
+
     @get(
         "/readyz",
         summary="Whether reads see everything received: 503 if not",
         opt={"open": True},
-        responses={503: ResponseSpec(Readiness, description="They do not.", generate_examples=False)},
+        responses={503: ResponseSpec(answers.Readiness, description="They do not.", generate_examples=False)},
     )
-    async def readyz(request: Request[Any, Any, Any]) -> Response[Readiness]:
-        told = authentication.role_of(request.scope) is not None  # errors may quote what is in the rooms
+    async def readyz(request: Request[Any, Any, Any]) -> Response[answers.Readiness]:
         try:
-            found = await ask(log_queries.status)
+            health = await sync_to_thread(look, await ask(log_queries.status))
         except Unavailable as error:
-            return Response(Readiness(False, {}, {}, None, str(error) if told else _UNTOLD), status_code=503)
-        lag = {name: projection.lag for name, projection in found.projections.items()}
-        stopped = {
-            name: projection.error for name, projection in found.projections.items() if projection.error is not None
-        }
-        waiting, failure = service.projector.waiting, service.commits.trouble()
-        # Some lag is the life of a busy receiver; not ready is what a reader would have to wait for.
-        caught_up = await sync_to_thread(service.wait_for, found.head, 1.0)
-        ready = caught_up and not stopped and waiting is None and failure is None
-        if not told:
-            stopped = dict.fromkeys(stopped, _UNTOLD)
-            waiting, failure = waiting and _UNTOLD, failure and _UNTOLD
-        return Response(Readiness(ready, lag, stopped, waiting, failure), status_code=200 if ready else 503)
+            health = await sync_to_thread(partial(service.health, None, unreadable=str(error)))
+        # Errors may quote what is in the rooms.
+        readiness = health_queries.readiness(health, told=authentication.role_of(request.scope) is not None)
+        return Response(readiness, status_code=200 if readiness.ready else 503)
 
     return [status, metrics, healthz, readyz]
 

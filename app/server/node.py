@@ -1,6 +1,8 @@
 """A running Roomlapse: the receiver's writer, the projector and the readers, started and stopped together."""
 
+import shutil
 from functools import partial
+from pathlib import Path
 
 from app.infra.data_dir import DataDir
 from app.infra.metrics import Metrics
@@ -9,6 +11,8 @@ from app.infra.settings import DEFAULT_RATE_LIMIT_PER_S, Settings
 from app.log.files import check_before_commit, create_log, open_own_log
 from app.projector.supervisor import ProjectorProcess
 from app.projector.upkeep import create_read_models
+from app.queries.answers import Health, Status
+from app.queries.health import health
 from app.queries.pool import ReaderPool
 from app.receiver.callbacks import Receiver
 from app.receiver.group_commit import GroupCommit
@@ -53,6 +57,24 @@ class Service:
         self.projector.stop()
         self.commits.stop()
 
-    def wait_for(self, position: int, timeout_s: float) -> bool:
-        """Wait until the projections have read up to a position."""
-        return self.projector.wait_for(position, timeout_s)
+    def health(self, status: Status | None, *, unreadable: str | None = None, caught_up: bool = True) -> Health:
+        """How the server is, with what the databases say or why they cannot be read."""
+        return health(
+            status,
+            stopped=self.projector.stopped,
+            waiting=self.projector.waiting,
+            failure=self.commits.trouble(),
+            disk=_disk_bytes(self.settings.data),
+            unsigned=not self.settings.secrets.callback_tokens and not self.settings.demo,
+            unreadable=unreadable,
+            caught_up=caught_up,
+        )
+
+
+def _disk_bytes(data: Path) -> tuple[int, int]:
+    """The free and all bytes of the disk with the data; zeros if it is gone."""
+    try:
+        usage = shutil.disk_usage(data)
+    except OSError:
+        return 0, 0
+    return usage.free, usage.total

@@ -41,7 +41,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
     log = open_log(started.data_dir)
     log.append([Arrival(decode(body_of("r", T0, RoomName="é"), T0), T0)])
     log.close()
-    assert started.wait_for(1, 20)
+    assert started.projector.wait_for(1, 20)
     started.readers.read(log_queries.status)  # a reader is open now: opening one is no work for an event loop
     yield started
     started.stop()

@@ -1,6 +1,5 @@
 """The page: what a person asks in a browser, as links and forms that work without scripts."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,8 @@ from app.infra.texts import visible
 from app.infra.times import format_duration, format_time, now_ms, parse_time
 from app.queries import counts, history, log, rooms
 from app.queries import visibility as visibility_queries
-from app.queries.answers import Change, Room, Status
+from app.queries.answers import Change, Room
+from app.queries.health import warnings
 from app.queries.reader import Moment
 from app.server.authentication import Authentication
 from app.server.node import Service
@@ -39,7 +39,6 @@ _TICKS = 500
 _SPELLS = 500
 _REJECTED = 20
 _RECENT = 1000
-_LOW_DISK = 200 * 2**20
 _MAX_FORM_BYTES = 4096
 _AFTERWARDS_MS = 60_000
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -84,7 +83,7 @@ class Pages:
         """Write a page; `role` is that of the reader."""
         guarded = self._service.settings.secrets.api_token is not None
         # Errors may quote what is in the rooms.
-        banners = self._banners() if role is not None or not guarded else []
+        banners = warnings(self._service.health(None)) if role is not None or not guarded else []
         html = self._environment.get_template(name).render(
             role=role, guarded=guarded, banners=banners, now_ms=now_ms(), **values
         )
@@ -93,24 +92,6 @@ class Pages:
     def problem(self, status_code: int, detail: str, role: Role | None) -> Response[str]:
         """Write a page that says what is wrong."""
         return self.render("problem.html", status_code=status_code, role=role, detail=detail, code=status_code)
-
-    def _banners(self) -> list[str]:
-        """What somebody has to see to, whatever page is open."""
-        service = self._service
-        banners = []
-        if service.commits.failure is not None:
-            banners.append(f"Callbacks are refused, the log cannot be written: {service.commits.failure}")
-        elif _free_bytes(service.settings.data) < _LOW_DISK:
-            banners.append("The disk is nearly full: callbacks are refused when it is.")
-        if service.projector.waiting is not None:
-            banners.append(f"What is shown does not go on: {service.projector.waiting}")
-        for name, error in service.projector.stopped.items():
-            banners.append(f"The projection {name} stands still: {error}")
-        if not service.settings.secrets.callback_tokens and not service.settings.demo:
-            banners.append(
-                "Callbacks are not signed: whoever reaches this address can send some. Set a callback token."
-            )
-        return banners
 
     # ---- rooms ----
 
@@ -237,7 +218,8 @@ class Pages:
 
     def health(self, it: Moment, role: Role | None) -> dict[str, Any]:
         """What the page about the receiver shows; what was quarantined only to who may see it."""
-        status: Status = log.status(it)
+        status = log.status(it)
+        health = self._service.health(status)
         now = now_ms()
         head = it.log.head()
         minute = head.position - it.log.position_at(now - 60_000)
@@ -249,7 +231,6 @@ class Pages:
             "answered": sum(value("roomlapse_callbacks_total", {"outcome": name}) or 0 for name in _TAKEN),
             "refused": sum(value("roomlapse_callbacks_total", {"outcome": name}) or 0 for name in _REFUSED),
         }
-        usage = shutil.disk_usage(self._service.settings.data)
         return {
             "status": status,
             "projections": {name: status.projections[name] for name in ALL},
@@ -258,8 +239,8 @@ class Pages:
             "delays": views.delays_of(delays_ms),
             "recent": len(delays_ms),
             "counters": counters,
-            "free_bytes": usage.free,
-            "total_bytes": usage.total,
+            "free_bytes": health.free_bytes,
+            "total_bytes": health.total_bytes,
             "quarantine": log.rejected(it, _REJECTED).rejected if role == ADMIN else None,
             "head": head.position,
         }
@@ -330,13 +311,6 @@ def _query(values: Mapping[str, Any]) -> str:
 def _end_of_scale(first_ms: int, last_ms: int, now: int) -> int:
     """Where a room's timeline ends: now, but soon after its last event, lest a show of months ago shrink to a hair."""
     return max(last_ms, min(now, last_ms + max(_AFTERWARDS_MS, (last_ms - first_ms) // 6)))
-
-
-def _free_bytes(data: Path) -> int:
-    try:
-        return shutil.disk_usage(data).free
-    except OSError:
-        return 0
 
 
 def read_moment(text: str | None) -> int | None:
