@@ -1,9 +1,9 @@
 """When a room was public and when it was hidden."""
 
-import time
 from collections.abc import Iterable, Iterator
 
 from app.event import MAX_TIME_MS, Cut
+from app.infra import times
 from app.projector.read_models import ReadModels
 from app.queries import answers
 from app.queries.answers import Interval, Window
@@ -34,8 +34,7 @@ def visibility(
     if not found:
         check_known(moment, room_id, cut)
     if to_ms is None:
-        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        end = min(now_ms, cut.latest_ms)
+        end = min(times.now_ms() if now_ms is None else now_ms, cut.latest_ms)
         end = end if from_ms is None else max(end, from_ms)
     else:
         end = to_ms
