@@ -23,7 +23,7 @@ _IN_WHEEL = Path(__file__).parent / _NAME
 _IN_CHECKOUT = Path(__file__).parent.parent.parent / "data" / _NAME
 SAMPLE = _IN_WHEEL if _IN_WHEEL.exists() else _IN_CHECKOUT
 SDK_APP_ID = "1400000000"
-_RATE = 5.0
+_RATE = 5.0  # callbacks a second
 _ENDED_AGO_MS = 5 * 60_000
 _TIME_MS = re.compile(r"(:\s*)([0-9]{13})(?=[,}\s])")  # the only numbers of that length are times
 _ROOMS = 12
@@ -58,25 +58,18 @@ def run_demo(port: int, for_s: float | None) -> None:
 
 
 def load_sample(data: Path) -> int:
-    """Import the sample evening into a data directory, as if it had just ended; return how many events it holds.
-
-    Raises OSError.
-    """
+    """Import the sample evening into a data directory, as if it had just ended; return its number of events."""
 
     def refuse(rejected: RejectedLine) -> None:
         raise AssertionError(f"{SAMPLE}, line {rejected.line}: {rejected.reason}")
 
     data_dir = DataDir(data)
     create_log(data_dir, SDK_APP_ID)
-    log, models = open_log(data_dir), open_read_models(data_dir)
-    try:
-        with SAMPLE.open("rb") as file:
-            lines = list(read_lines(file))
+    with SAMPLE.open("rb") as file:
+        lines = list(read_lines(file))
+    with open_log(data_dir) as log, open_read_models(data_dir) as models:
         accepted = import_lines(log, _shifted(lines, now_ms() - _ENDED_AGO_MS), now_ms, refuse).accepted
         bring_up(data_dir, log, models)
-    finally:
-        models.close()
-        log.close()
     return accepted
 
 
@@ -88,7 +81,7 @@ class _Line(msgspec.Struct):
 
 
 def _shifted(lines: list[bytes], end_ms: int) -> Iterator[bytes]:
-    """Lines as `export` writes them, moved in time so that the last was received then."""
+    """Lines as `export` writes them, moved in time so that the last was received at `end_ms`."""
     decoded = [msgspec.json.decode(line, type=_Line) for line in lines]
     by_ms = end_ms - max(line.received_at_ms for line in decoded)
     for line in decoded:

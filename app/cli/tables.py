@@ -1,7 +1,8 @@
-"""Answers as text for people: tables on a terminal, aligned columns in a pipe; hostile names show as what they are."""
+"""Prints answers: JSON, or text with tables on a terminal and aligned columns in a pipe, hidden characters escaped."""
 
 import io
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 from rich import box
@@ -10,17 +11,32 @@ from rich.table import Table
 from rich.text import Text
 
 from app.event import canonical_json
+from app.infra.data_dir import LOG_FILE
 from app.infra.texts import visible
 from app.infra.times import format_duration, format_time
+from app.log.audit import Difference
+from app.log.records import Head
+from app.ops.backup import BackedUp
 from app.ops.doctor import Diagnosis
+from app.ops.simulator import Sent
 from app.queries import answers
 
 _PIPE_WIDTH = 200
+
+T = TypeVar("T")
 
 
 def print_json(answer: Any) -> None:
     """Print what HTTP would answer."""
     print(msgspec.json.encode(answer).decode())
+
+
+def print_answer(as_json: bool, answer: T, write: Callable[[T], None]) -> None:
+    """Print an answer as JSON, or as `write` does."""
+    if as_json:
+        print_json(answer)
+    else:
+        write(answer)
 
 
 def print_room(room: answers.Room) -> None:
@@ -50,7 +66,7 @@ def print_rooms(page: answers.Rooms) -> None:
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
-    """Print findings, a line each, and below those that are not well what to do."""
+    """Print findings, a line each, with what to do."""
     _table(
         ["check", "", "found", "what to do"],
         [[finding.check, finding.state, finding.found, finding.advice] for finding in diagnosis.findings],
@@ -154,6 +170,30 @@ def print_status(status: answers.Status) -> None:
     )
 
 
+def print_verified(head: Head | None, difference: Difference | None) -> None:
+    """Print the first difference, if there is one, and what the log comes to."""
+    events = f"{head.position} events, chain {head.chain}" if head is not None else ""
+    if difference is None:
+        _say(f"everything agrees: {events}")
+    else:
+        _say(str(difference))
+        if difference.file != LOG_FILE:
+            _say(f"the log agrees: {events}; the read models can be made again from it")
+
+
+def print_backed_up(backed_up: BackedUp) -> None:
+    """Print what a backup holds."""
+    _say(f"backed up {backed_up.events} events to {backed_up.file}, chain {backed_up.chain}")
+
+
+def print_sent(sent: Sent) -> None:
+    """Print what was sent, and how it was answered."""
+    answers_given = ", ".join(f"{count} x {status or 'no answer'}" for status, count in sent.answers.items())
+    _say(
+        f"sent {sent.sent} in {sent.seconds:.1f} s: {answers_given}; p50 {sent.p50_ms:.1f} ms, p99 {sent.p99_ms:.1f} ms"
+    )
+
+
 def _say(text: str) -> None:
     print("\n".join(visible(line) for line in text.split("\n")))
 
@@ -183,7 +223,7 @@ def _values(answer: Any) -> Any:
 
 
 def _json(value: Any) -> str:
-    """Write a JSON value; a string stands bare unless it would then read as something else."""
+    """Write a JSON value; a string without quotes unless it would then read as another value."""
     if isinstance(value, str) and value and not _reads_as_json(value):
         return value
     return canonical_json(value)

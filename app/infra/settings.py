@@ -131,6 +131,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def read_sdk_app_id(env: Mapping[str, str] = os.environ) -> str | None:
+    """Read ROOMLAPSE_SDK_APP_ID, against which commands hold the owner of a data directory; None if it is not set."""
+    return env.get(f"{PREFIX}SDK_APP_ID") or None
+
+
+def read_address(env: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Read ROOMLAPSE_HOST and ROOMLAPSE_PORT: where the server is. Raises BadSettings."""
+    port = env.get(f"{PREFIX}PORT") or str(DEFAULT_PORT)
+    if not (port.isascii() and port.isdigit()):
+        raise BadSettings(f"{PREFIX}PORT is {port!r}, which is no port: set a number, as {DEFAULT_PORT}")
+    return env.get(f"{PREFIX}HOST") or DEFAULT_HOST, int(port)
+
+
 def read_allowed_hosts(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Read ROOMLAPSE_ALLOWED_HOSTS: names without ports, comma-separated. Raises BadSettings."""
     hosts = tuple(host.strip().lower() for host in env.get(f"{PREFIX}ALLOWED_HOSTS", "").split(",") if host.strip())

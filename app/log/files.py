@@ -20,7 +20,10 @@ def create_log(data_dir: DataDir, sdk_app_id: str | None = None) -> None:
     """
     path = data_dir.path
     new = not path.exists()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)  # raw callbacks are for nobody else on this machine
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # raw callbacks are for nobody else on this machine
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be made ({error.strerror}): name another --data") from None
     if not os.access(path, os.W_OK):  # SQLite would say that it is unable to open a file
         raise PermissionError(f"{path} cannot be written: give it to this user, or mount it read-write")
     with open_log(data_dir) as log:

@@ -366,10 +366,12 @@ def test_memory_does_not_grow_with_what_is_imported(tmp_path: Path) -> None:
     peaks = []
     program = (
         "import sys\n"
-        "import app.cli.main as cli\n"
-        "cli.IMPORT_CACHE_KIB, cli.MAPPED_BYTES = 2048, 0\n"  # bounded as well, but far above what is imported here
+        "import app.cli.caring, app.cli.opening\n"
+        "from app.cli.main import main\n"
+        # Both are bounded as well, but far above what is imported here.
+        "app.cli.caring.IMPORT_CACHE_KIB, app.cli.opening.MAPPED_BYTES = 2048, 0\n"
         "try:\n"
-        "    cli.main(sys.argv[1:])\n"
+        "    main(sys.argv[1:])\n"
         "finally:\n"
         "    (peak,) = (line for line in open('/proc/self/status') if line.startswith('VmHWM:'))\n"
         "    print(peak.split()[1])\n"
@@ -521,10 +523,6 @@ WRONG = [
     "room busy --nothing",
     "rooms --limit 0",
     "rooms --limit 501",
-    "rooms --cursor !",
-    "history busy --cursor AAAA",
-    "history busy --from 2 --to 1",
-    "visibility busy --from 2 --to 1",
     "counts --as-of 1",
     "rebuild --projection nothing",
     "rebuild --jobs 0",
@@ -544,6 +542,21 @@ def test_wrong_usage_is_exit_2_and_says_why(evening: Path, line: str) -> None:
     assert result.returncode == 2
     assert "Usage" in said(result)
     assert "Error" in said(result)
+
+
+SENSELESS = [
+    "rooms --cursor !",
+    "history busy --cursor AAAA",
+    "history busy --from 2 --to 1",
+    "visibility busy --from 2 --to 1",
+]
+
+
+@pytest.mark.parametrize("line", SENSELESS)
+def test_a_question_that_makes_no_sense_is_exit_2_and_says_why(evening: Path, line: str) -> None:
+    result = roomlapse(*line.split(), env={"ROOMLAPSE_DATA": str(evening)})
+    assert result.returncode == 2
+    assert re.fullmatch("Error: (cursor is not one that|from is after to).*", said(result).strip())
 
 
 @pytest.mark.parametrize("content", [b"this is not a database, " * 500, b""])

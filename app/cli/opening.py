@@ -1,0 +1,40 @@
+"""Opens the data directory that a command works on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.infra.data_dir import DataDir
+from app.infra.progress import show_progress
+from app.infra.settings import read_sdk_app_id
+from app.log.files import check_log, open_log_reader
+from app.projector.catch_up import MAPPED_BYTES
+from app.projector.upkeep import bring_up, open_read_models
+from app.queries.reader import Moment, open_reader
+
+
+def checked(data: Path) -> DataDir:
+    """A data directory that holds a log of this application. Raises NoData, NewerSchema and WrongOwner."""
+    data_dir = DataDir(data)
+    check_log(data_dir, read_sdk_app_id())
+    return data_dir
+
+
+@contextmanager
+def reading(data: Path) -> Iterator[Moment]:
+    """A moment to ask, after bringing the read models up to the log's end."""
+    data_dir = checked(data)
+    bring_up_read_models(data_dir)
+    with open_reader(data_dir) as reader, reader.moment() as moment:
+        yield moment
+
+
+def bring_up_read_models(data_dir: DataDir) -> None:
+    """Let the read models read the log to its end, with a progress bar."""
+    with (
+        open_log_reader(data_dir, MAPPED_BYTES) as log,
+        open_read_models(data_dir) as models,
+        show_progress("catching up") as progress,
+    ):
+        bring_up(data_dir, log, models, progress, jobs=min(2, os.cpu_count() or 1))
