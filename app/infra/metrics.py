@@ -16,7 +16,7 @@ from prometheus_client import (
 OUTCOMES = (
     "accepted",
     "duplicate",
-    "blocking",  # answered OK at once, whatever becomes of it
+    "blocking",  # answered OK before it is stored
     "quarantined",
     "too_large",
     "forbidden",
@@ -25,7 +25,7 @@ OUTCOMES = (
     "unavailable",
 )
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # when a counter began is noise here
+disable_created_metrics()  # type: ignore[no-untyped-call]  # nothing asks when a counter began
 
 
 class Metrics:
@@ -38,13 +38,13 @@ class Metrics:
         )
         self.outcomes = {outcome: self.callbacks.labels(outcome) for outcome in OUTCOMES}
         self.duplicates = Counter(
-            "roomlapse_duplicates", "Callbacks that were in the log already.", registry=self.registry
+            "roomlapse_duplicates", "Callbacks whose event is in the log already.", registry=self.registry
         )
         self.quarantined = Counter(
-            "roomlapse_quarantined", "Bodies refused and kept in quarantine.", registry=self.registry
+            "roomlapse_quarantined", "Bodies that broke a rule, refused and kept in quarantine.", registry=self.registry
         )
         self.late = Counter(
-            "roomlapse_late_events", "Events projected after one that sorts behind them.", registry=self.registry
+            "roomlapse_late_events", "Late events: projected after one that sorts behind them.", registry=self.registry
         )
         self.commit_size = Histogram(
             "roomlapse_commit_callbacks",
@@ -63,7 +63,7 @@ class Metrics:
         )
         self.unstored = Counter(
             "roomlapse_unstored_blocking_callbacks",
-            "Blocking callbacks that were answered OK at once and could not be stored.",
+            "Blocking callbacks that were answered OK at once and then not stored.",
             registry=self.registry,
         )
         self.answer_seconds = Histogram(
@@ -74,45 +74,52 @@ class Metrics:
         )
         self.clock_skew = Gauge(
             "roomlapse_clock_skew_seconds",
-            "By how much our clock is ahead of RequestTime: median of the recent callbacks that were signed.",
+            "Server clock minus RequestTime, the median of the recent signed callbacks.",
             registry=self.registry,
         )
         self.signed_recent = Gauge(
-            "roomlapse_signed_callbacks_recent", "How many callbacks that median is of.", registry=self.registry
+            "roomlapse_signed_callbacks_recent",
+            "How many signed callbacks that median is taken over.",
+            registry=self.registry,
         )
         self.writable = Gauge(
-            "roomlapse_log_writable", "0 if the last commit failed: callbacks get 503.", registry=self.registry
+            "roomlapse_log_writable",
+            "1 while the log takes commits, 0 after one failed: callbacks get 503.",
+            registry=self.registry,
         )
         self.writable.set(1)
         self._head, self._projected = 0, dict[str, int]()
         self.head = Gauge("roomlapse_log_head", "Position of the last event in the log.", registry=self.registry)
         self.lag = Gauge(
-            "roomlapse_projection_lag", "Events that a projection has not read.", ["projection"], registry=self.registry
+            "roomlapse_projection_lag",
+            "Events in the log that a projection has not applied yet.",
+            ["projection"],
+            registry=self.registry,
         )
         self.stopped = Gauge(
             "roomlapse_projection_stopped",
-            "1 if a projection stopped on an error.",
+            "1 while a projection is stopped on an error.",
             ["projection"],
             registry=self.registry,
         )
         self.projection_error = Gauge(
             "roomlapse_projection_error",
-            "1 while a projection stands still, with the event and the error that stopped it.",
+            "1 while a projection is stopped, with the event and the error that stopped it.",
             ["projection", "error"],
             registry=self.registry,
         )
         self.wal_bytes = Gauge(
-            "roomlapse_wal_bytes", "Size of a database's write-ahead log.", ["database"], registry=self.registry
+            "roomlapse_wal_bytes", "Size of a database's write-ahead log (WAL).", ["database"], registry=self.registry
         )
 
     def see_head(self, position: int) -> None:
-        """Take notice of an event in the log."""
+        """Note the position of an event in the log."""
         if position > self._head:
             self._head = position
             self.head.set(position)
 
     def see_projected(self, positions: dict[str, int]) -> None:
-        """Take notice of how far the projections have read."""
+        """Note the position up to which each projection has read."""
         self._projected = positions
 
     def expose(self, data: Path, skews_s: Sequence[float] = ()) -> bytes:
@@ -130,4 +137,4 @@ def _size_of(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return 0  # it is not there, or not to be looked at: what is wrong then is told elsewhere
+        return 0  # no WAL, or no permission, which other checks report

@@ -1,4 +1,4 @@
-"""How often an address may ask: a bucket of tokens each, refilled at a steady rate."""
+"""Rate limits: a token bucket for each address."""
 
 import time
 from collections.abc import Callable
@@ -11,9 +11,9 @@ _BURST_S = 5.0  # a bucket holds what comes in so many seconds
 
 
 class RateLimit:
-    """Says whether an address has asked too often.
+    """Counts the requests of each address.
 
-    Addresses of this machine are let through unless `everyone`: they are those of a proxy, behind which is everybody.
+    Addresses of this machine are not limited unless `everyone`: a proxy on it sends the requests of all clients.
     """
 
     def __init__(self, per_s: float, *, everyone: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
@@ -22,10 +22,10 @@ class RateLimit:
         self._burst = per_s * _BURST_S
         self._everyone = everyone
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # what is left, and when that was so; who asked last is last
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, and when; the latest asker stands last
 
     def allows(self, scope: Scope) -> bool:
-        """Whether the address of a request may ask once more; it is counted."""
+        """Count a request; False if its address has sent too many."""
         client = scope.get("client")
         if not self._per_s or client is None or (not self._everyone and _is_of_this_machine(client[0])):
             return True
@@ -40,7 +40,7 @@ class RateLimit:
 
 
 def _key_of(address: str) -> str:
-    """Whose bucket it is: of IPv6 a whole network's, because anybody has a network of addresses."""
+    """The bucket of an address: one for a whole /64 of IPv6, because every client has that many addresses."""
     try:
         ip = ip_address(address)
     except ValueError:
@@ -53,4 +53,4 @@ def _is_of_this_machine(address: str) -> bool:
         ip = ip_address(address)
     except ValueError:
         return False
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback  # who listens on :: sees IPv4 within IPv6
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback  # a server that listens on :: sees IPv4 within IPv6

@@ -32,8 +32,10 @@ _UNAVAILABLE = "not stored: the log cannot be written now, send it again"
 
 
 class Receiver:
-    """Answers `POST /callbacks`. OK goes out only for what is on disk, but for callbacks that hold up a user's action:
-    those are answered at once, and stored as well as can be."""
+    """Answers `POST /callbacks`: OK once a callback is synced to disk.
+
+    Blocking callbacks hold up a user's action: they are answered OK at once, and stored afterwards if that is possible.
+    """
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class Receiver:
         metrics: Metrics,
         refusals: RateLimit | None = None,
     ) -> None:
-        """`refusals` bounds how often an address is told why it is refused; what is signed is never counted."""
+        """`refusals` limits the refused callbacks of an address; signed ones are never counted."""
         self._sdk_app_id = sdk_app_id
         self._tokens = callback_tokens
         self._commits = commits
@@ -68,7 +70,7 @@ class Receiver:
             status_code, outcome, answer = self._refuse(refused, scope)
         except HungUp:
             return
-        except Exception:  # noqa: BLE001  the sender gets an answer whatever happens
+        except Exception:  # noqa: BLE001  every sender gets an answer
             _log.exception("a callback could not be taken")
             status_code, outcome = 503, "unavailable"
             answer = answer_fail(status_code, _UNAVAILABLE)
@@ -117,7 +119,7 @@ class Receiver:
             raise
 
     def _store_meanwhile(self, item: Arrival | Rejection) -> None:
-        """Store a callback that is answered without waiting for that."""
+        """Store a callback that is answered OK at once."""
         try:
             self._commits.submit(item, patient=True).add_done_callback(self._note_stored)
         except NotStored as refusal:
@@ -135,7 +137,7 @@ class Receiver:
         self._log_refusal("unstored", f"a blocking callback was answered OK and not stored: {error}")
 
     def _refuse(self, refused: Refused, scope: Scope) -> tuple[int, str, bytes]:
-        """Say why, and log it; to an address that is refused all the time, only that it is."""
+        """Status code, outcome and answer; an address that is refused too often gets 429 instead of the reason."""
         if self._limit is not None and refused.outcome in ("forbidden", "unsigned") and not self._limit.allows(scope):
             refused = Refused(429, "too many refused callbacks from this address", "too_many")
         self._log_refusal(refused.outcome, refused.reason)
@@ -147,17 +149,17 @@ class Receiver:
 
 
 class HungUp(Exception):
-    """The sender hung up before its request was whole."""
+    """The sender closed the connection before its request was complete."""
 
 
 def _refuse_browsers(scope: Scope) -> None:
-    """Without a token, a page that is open in a browser here could send callbacks; the real sender is no page."""
+    """Without a token, a web page in a browser on this machine could send callbacks; the real sender is no page."""
     if any(name == b"origin" for name, _ in scope["headers"]):
         raise Refused(403, "callbacks do not come from web pages: set a callback token", "forbidden")
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
-    """Read the body, no more of it than may be. Raises Refused(413) and HungUp."""
+    """Read the body, at most MAX_BODY_BYTES. Raises Refused(413) and HungUp."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value[:20]) > MAX_BODY_BYTES:
             raise _too_large()  # before it comes

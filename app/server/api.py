@@ -34,11 +34,11 @@ AsOf = Annotated[str | None, QueryParameter(description=f"Only what had happened
 KnownAt = Annotated[str | None, QueryParameter(description=f"Only what we had received by this time: {_TIME_HELP}")]
 From = Annotated[str | None, QueryParameter(name="from", description=f"Start, included: {_TIME_HELP}")]
 To = Annotated[str | None, QueryParameter(name="to", description=f"End, not included: {_TIME_HELP}")]
-DiffFrom = Annotated[str, QueryParameter(name="from", description=f"The one time: {_TIME_HELP}")]
-DiffTo = Annotated[str, QueryParameter(name="to", description=f"The other time: {_TIME_HELP}")]
-Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="How many at the most.")]
+DiffFrom = Annotated[str, QueryParameter(name="from", description=f"From the state as of this time: {_TIME_HELP}")]
+DiffTo = Annotated[str, QueryParameter(name="to", description=f"To the state as of this time: {_TIME_HELP}")]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="At most so many.")]
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
-After = Annotated[int, QueryParameter(ge=0, le=2**63 - 1, description="The position to go on behind.")]
+After = Annotated[int, QueryParameter(ge=0, le=2**63 - 1, description="Only events behind this position.")]
 Public = Annotated[bool | None, QueryParameter(description="true: rooms that are (were) public; false: hidden ones.")]
 
 

@@ -1,4 +1,4 @@
-"""The connections of the server: none may hold on to it without asking something whole and taking the answer."""
+"""Connections with deadlines: a client must send its request and take the answer in time, or it is cut off."""
 
 import asyncio
 import socket
@@ -13,21 +13,21 @@ MAX_HEAD_BYTES = 64 * 1024
 READ_WITHIN_S = 20.0
 """From a request's first byte (or the connection's opening) to its last."""
 TAKE_WITHIN_S = 20.0
-"""Within this a client takes some of what it is sent, as far as the system's buffers do not hold it."""
-_LOOK_S = 1.0
+"""Within this a client has to take some of an answer that does not fit into the system's buffers."""
+_CHECK_S = 1.0
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, which waits for a request for ever and keeps whatever head it is sent.
+    """uvicorn's protocol, which has no deadline for a request and no limit for a head.
 
-    It is watched by `cut_idle`: a look at all of them each second costs less than a timer for every request.
+    `cut_idle` checks all connections each second, which costs less than a timer for every request.
     """
 
     reading_since_s: float | None = None
     _answering: RequestResponseCycle | None = None
-    _untaken_bytes = 0  # of answers, at the last look
+    _untaken_bytes = 0  # of answers, at the last check
     _untaken_since_s = 0.0
-    _steps = 0  # heads, pieces of bodies and ends: what a request goes forward by
+    _steps = 0  # heads, pieces of bodies and ends that came
     _head_bytes = 0  # since the last step: of a head, or of the headers that may follow a body in chunks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -36,7 +36,7 @@ class Connection(HttpToolsProtocol):
         self.reading_since_s = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
-        """Refuse a head that has no end."""
+        """Refuse a head that is too long."""
         if self.reading_since_s is None:
             self.reading_since_s = time.monotonic()
         steps = self._steps
@@ -47,7 +47,7 @@ class Connection(HttpToolsProtocol):
                 self.send_400_response(f"The request line and headers are longer than {MAX_HEAD_BYTES} bytes.")
 
     def on_message_begin(self) -> None:
-        """Begin to wait for a request's end, also of one that came in one piece with the end of another."""
+        """Begin the deadline of a request, also of one that came in one piece with the end of another."""
         super().on_message_begin()
         if self.reading_since_s is None:
             self.reading_since_s = time.monotonic()
@@ -69,13 +69,13 @@ class Connection(HttpToolsProtocol):
         self.reading_since_s = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the application, also that of a request which others wait behind: uvicorn tells the last one only."""
+        """Tell every request of the connection; uvicorn tells the last one of a pipeline only."""
         self._disconnect()
         super().connection_lost(exc)
 
     def cut(self, *, discard: bool = False) -> None:
-        """End the connection at once. `discard`: also what is on its way; the system would keep it for minutes for a
-        client that does not read."""
+        """Close the connection at once. `discard`: with what is on its way, which the system would keep for minutes for
+        a client that does not read."""
         self._disconnect()
         sock = self.transport.get_extra_info("socket")
         if discard and sock is not None:
@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
             self._answering.message_event.set()
 
     def takes_nothing(self, since_s: float) -> bool:
-        """Whether the client has taken nothing of its answers since a time. Ask now and then: each look counts."""
+        """Whether the client has taken none of its answers since a time, as seen by the calls of this method."""
         untaken = self.transport.get_write_buffer_size()
         if not untaken or untaken < self._untaken_bytes or not self._untaken_bytes:
             self._untaken_since_s = time.monotonic()
@@ -105,10 +105,9 @@ class Connection(HttpToolsProtocol):
 
 
 async def cut_idle(connections: set[Connection]) -> None:
-    """Cut connections whose request does not get whole in time, or whose client takes no answers. Runs until it is
-    cancelled."""
+    """Cut connections whose request does not complete in time, or whose client takes no answers, until cancelled."""
     while True:
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_CHECK_S)
         cut_unfinished(connections, READ_WITHIN_S)
         latest_s = time.monotonic() - TAKE_WITHIN_S
         for connection in list(connections):
@@ -117,7 +116,7 @@ async def cut_idle(connections: set[Connection]) -> None:
 
 
 def cut_unfinished(connections: set[Connection], within_s: float) -> None:
-    """Cut connections whose request is not whole after so long."""
+    """Cut connections whose request is not complete after so long."""
     latest_s = time.monotonic() - within_s
     for connection in list(connections):
         if connection.reading_since_s is not None and connection.reading_since_s < latest_s:

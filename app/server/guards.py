@@ -29,7 +29,7 @@ SECURITY_HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 )
-"""On every answer but those to callbacks, which no browser sees."""
+"""On every answer but those to callbacks, which no browser reads."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class Refusal(msgspec.Struct, frozen=True):
     status_code: int
     detail: str
     callback: bool
-    """Whether the sender of callbacks has to understand it."""
+    """Whether it is in the words of the sender of callbacks."""
 
     async def send(self, send: Send) -> None:
         """Send it."""
@@ -57,7 +57,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class HeadCheck:
-    """Looks at a request's head alone."""
+    """Checks the head of every request, before routing."""
 
     def __init__(self, settings: Settings, rate_limit: RateLimit) -> None:
         self._rate_limit = rate_limit
@@ -67,9 +67,9 @@ class HeadCheck:
             self._hosts = {"localhost", *settings.allowed_hosts}
 
     def check(self, scope: Scope, *, callback: bool) -> Refusal | None:
-        """Say what is wrong with a request, None if nothing is.
+        """The refusal of a request, None if it may go on.
 
-        A callback is checked for its length alone: what is signed is taken, whatever the name and however many.
+        A callback is checked for its length alone: signed ones are taken under any host and at any rate.
         """
         if len(scope["query_string"]) > MAX_QUERY_BYTES:
             return Refusal(414, f"the query is longer than {MAX_QUERY_BYTES} bytes", callback)
@@ -100,7 +100,7 @@ def with_security_headers(send: Send) -> Send:
 
 
 def _is_address(host: str) -> bool:
-    """Whether a host is an address itself: no name server can make it mean another machine."""
+    """Whether a host is an address: no name server can make it mean another machine."""
     try:
         ip_address(host)
     except ValueError:

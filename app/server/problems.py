@@ -1,4 +1,4 @@
-"""What is answered when a question has no answer: JSON to programs, a page to browsers."""
+"""The answers to requests that fail: JSON to programs, a page to browsers."""
 
 import logging
 from collections.abc import Callable
@@ -49,7 +49,7 @@ PROBLEMS = {
         (414, "The path or the query is too long."),
         (421, "The server is not called by that name."),
         (429, "Too many requests came from this address."),
-        (503, "The answer is not to be had now; detail says why."),
+        (503, "The answer is unavailable now; detail says why."),
     )
 }
 """The refusals that a route of questions documents."""

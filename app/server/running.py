@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """Ends the event streams before it waits for the connections, and says when it listens."""
+    """Ends the event streams before it waits for the connections, and calls `on_started` when it listens."""
 
     def __init__(self, config: uvicorn.Config, notifier: Notifier, on_started: Callable[[], None]) -> None:
         super().__init__(config)
@@ -37,12 +37,12 @@ class _Server(uvicorn.Server):
         self._cutter: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  as uvicorn has it
-        """Stop, once: uvicorn would take a second Ctrl-C for leave to leave threads and files behind."""
+        """Stop, also at a second Ctrl-C, at which uvicorn would leave threads and files open."""
         self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGINT and SIGTERM, and be done then: uvicorn's own would raise the signal again at the end."""
+        """Stop on SIGINT and SIGTERM; uvicorn's own would raise the signal again at the end."""
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -129,7 +129,7 @@ class Running:
 
 
 def _allow_many_files() -> None:
-    """As many connections as the system lets us have: slow ones are not to keep the others out."""
+    """Raise the limit of open files: slow connections must not keep others out."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
     if soft < wanted:
@@ -137,7 +137,7 @@ def _allow_many_files() -> None:
 
 
 def warn_of_library() -> None:
-    """Say so at the start if this SQLite has a known fault."""
+    """Log a warning if this SQLite has a known fault."""
     if not sqlite.LIBRARY_IS_SOUND:
         _log.warning(
             "SQLite %s can corrupt a database in WAL mode (fixed in 3.51.3): install the package pysqlite3",

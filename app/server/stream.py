@@ -22,7 +22,9 @@ COMMENT_S = 15.0
 _BATCH = 100
 _MAX_STREAMS = 200  # each reads the log whenever it grows
 
-Resume = Annotated[int | None, QueryParameter(name="after", ge=0, le=2**63 - 1, description="Go on behind it.")]
+Resume = Annotated[
+    int | None, QueryParameter(name="after", ge=0, le=2**63 - 1, description="Only updates behind this position.")
+]
 
 
 class Notifier:
