@@ -204,7 +204,7 @@ def test_it_waits_for_nothing_after_a_whole_request(kind: str) -> None:
 
 def cut_after(monkeypatch: pytest.MonkeyPatch, waited_s: float | None) -> bool:
     """Whether a connection that has waited so long (None: for nothing) is cut at the next look."""
-    monkeypatch.setattr(connections, "_LOOK_S", 0.0)
+    monkeypatch.setattr(connections, "_CHECK_S", 0.0)
 
     async def run() -> bool:
         connection, wire = await opened()
@@ -255,7 +255,7 @@ def test_who_takes_nothing_for_twenty_seconds_is_cut(
 
 
 def test_connections_may_come_and_go_while_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_LOOK_S", 0.0)
+    monkeypatch.setattr(connections, "_CHECK_S", 0.0)
 
     async def run() -> None:
         late: set[Connection] = set()
