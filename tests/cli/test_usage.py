@@ -1,0 +1,74 @@
+"""Wrong usage, and help."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import run
+
+from cli.commands import roomlapse, said
+
+COMMANDS = [
+    *("serve", "demo", "room", "rooms", "history", "diff", "counts", "visibility", "rebuild", "verify", "status"),
+    *("import", "export", "rejected", "simulate"),
+]
+
+
+WRONG = [
+    "room busy --as-of yesterday",
+    "room busy --as-of 2026-03-11T14:28:44",
+    "room busy --known-at x",
+    "visibility busy --from 2026-03-11",
+    "diff busy --from x --to 1",
+    "diff busy --from 1",
+    "room",
+    "room busy other",
+    "room busy --nothing",
+    "rooms --limit 0",
+    "rooms --limit 501",
+    "counts --as-of 1",
+    "rebuild --projection nothing",
+    "rebuild --jobs 0",
+    "import /nowhere/file.jsonl",
+    "serve --sdk-app-id my-app",
+    "serve --sdk-app-id ١٤٠٠",
+    "import - --sdk-app-id -1",
+    "simulate --url http://127.0.0.1:9 --sdk-app-id 14e8",
+    "nothing",
+    "rejected nothing",
+]
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_usage_is_exit_2_and_says_why(evening: Path, line: str) -> None:
+    result = roomlapse(*line.split(), env={"ROOMLAPSE_DATA": str(evening)})
+    assert result.returncode == 2
+    assert "Usage" in said(result)
+    assert "Error" in said(result)
+
+
+SENSELESS = [
+    "rooms --cursor !",
+    "history busy --cursor AAAA",
+    "history busy --from 2 --to 1",
+    "visibility busy --from 2 --to 1",
+]
+
+
+@pytest.mark.parametrize("line", SENSELESS)
+def test_a_question_that_makes_no_sense_is_exit_2_and_says_why(evening: Path, line: str) -> None:
+    result = roomlapse(*line.split(), env={"ROOMLAPSE_DATA": str(evening)})
+    assert result.returncode == 2
+    assert re.fullmatch("Error: (cursor is not one that|from is after to).*", said(result).strip())
+
+
+def test_help_of_every_command_is_exit_0() -> None:
+    overview = run("--help")
+    assert overview.returncode == 0
+    for line in [*COMMANDS, "rejected retry"]:
+        result = roomlapse(*line.split(), "--help")
+        assert result.returncode == 0, line
+        assert b"Usage" in result.stdout
+        assert re.search(rf"^\W*{line.split()[0]}\b", overview.stdout.decode(), re.MULTILINE), line
+        assert re.search(rb"--[a-z-]*(token|secret|password)", result.stdout) is None, "no secret is an option"
+    assert run("-h").returncode == run("--version").returncode == 0
