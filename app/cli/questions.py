@@ -14,7 +14,7 @@ from app.queries import rooms as room_queries
 from app.queries import visibility as visibility_queries
 
 
-@click.command(epilog="Example: `roomlapse room late-show --as-of 2026-03-11T14:28:44Z`")
+@click.command(epilog="Example: `roomlapse room late-show --as-of 2026-03-11T20:14:00Z`")
 @click.argument("room")
 @options.cut
 @options.data
@@ -68,7 +68,7 @@ def history(
         tables.print_answer(as_json, answer, tables.print_history)
 
 
-@click.command(epilog="Example: `roomlapse diff late-show --from 2026-03-11T14:00:00Z --to 2026-03-11T15:00:00Z`")
+@click.command(epilog="Example: `roomlapse diff late-show --from 2026-03-11T20:00:00Z --to 2026-03-11T21:30:00Z`")
 @click.argument("room")
 @options.required_window
 @options.cut
@@ -98,7 +98,7 @@ def counts(room: str | None, cut: Cut, limit: int, cursor: str | None, data: Pat
             tables.print_answer(as_json, count_queries.change_totals(moment, limit, cursor), tables.print_totals)
 
 
-@click.command(epilog="Example: `roomlapse visibility late-show --from 2026-03-11T14:00:00Z`")
+@click.command(epilog="Example: `roomlapse visibility late-show --from 2026-03-11T20:00:00Z`")
 @click.argument("room")
 @options.cut
 @options.window

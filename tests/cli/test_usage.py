@@ -1,11 +1,16 @@
 """Wrong usage, and help."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import run
 
+from app.cli.caring import rejected
+from app.cli.demo import SAMPLE
+from app.cli.main import PANELS, main
+from app.infra.settings import DEFAULT_DATA
 from cli.commands import roomlapse, said
 
 COMMANDS = [
@@ -62,6 +67,28 @@ def test_a_question_that_makes_no_sense_is_exit_2_and_says_why(evening: Path, li
     assert re.fullmatch("Error: (cursor is not one that|from is after to).*", said(result).strip())
 
 
+def examples() -> list[str]:
+    """The example of each command, and of each of the quarantine's."""
+    commands = [*main.commands.values(), *rejected.commands.values()]
+    found = [re.fullmatch("Example: `roomlapse (.+)`", command.epilog or "") for command in commands]
+    assert all(found), "each command has an example"
+    return [example[1] for example in found if example]
+
+
+@pytest.mark.parametrize("example", examples())
+def test_the_example_of_a_command_works(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = example.split()
+    if args[0] in ("serve", "demo", "simulate", "doctor"):  # run until they are stopped, or need a server
+        context = main.commands[args[0]].make_context(args[0], args[1:])
+        assert context.params
+        return
+    shutil.copy(SAMPLE, "callbacks.jsonl")
+    assert roomlapse("import", "callbacks.jsonl", "--data", str(DEFAULT_DATA)).returncode == 0
+    result = roomlapse(*args)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_help_of_every_command_is_exit_0() -> None:
     overview = run("--help")
     assert overview.returncode == 0
@@ -72,3 +99,16 @@ def test_help_of_every_command_is_exit_0() -> None:
         assert re.search(rf"^\W*{line.split()[0]}\b", overview.stdout.decode(), re.MULTILINE), line
         assert re.search(rb"--[a-z-]*(token|secret|password)", result.stdout) is None, "no secret is an option"
     assert run("-h").returncode == run("--version").returncode == 0
+
+
+def test_help_groups_the_commands() -> None:
+    overview = run("--help").stdout.decode()
+    places = [overview.index(f"─ {group} ─") for group in ("Serve", "Ask", "Care")]
+    assert places == sorted(places)
+    for group, commands in PANELS.items():
+        begin = overview.index(f"─ {group} ─")
+        panel = overview[begin : overview.index("╰", begin)]
+        names = re.findall(r"^│ ([a-z]+) ", panel, re.MULTILINE)
+        assert names == [command.name for command in commands]
+        assert "Example: `roomlapse " in panel
+    assert {command.name for commands in PANELS.values() for command in commands} == {*COMMANDS, "backup", "doctor"}
