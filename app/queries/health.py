@@ -51,8 +51,8 @@ def warnings(health: Health) -> list[str]:
     elif health.free_bytes < LOW_DISK_BYTES:
         found.append("The disk is nearly full: callbacks are refused when it is.")
     if health.waiting is not None:
-        found.append(f"What is shown does not go on: {health.waiting}")
-    found += [f"The projection {name} stands still: {error}" for name, error in health.stopped.items()]
+        found.append(f"What is shown is out of date, the projections wait: {health.waiting}")
+    found += [f"The projection {name} has stopped: {error}" for name, error in health.stopped.items()]
     if health.unsigned:
-        found.append("Callbacks are not signed: whoever reaches this address can send some. Set a callback token.")
+        found.append("Callbacks are not signed: anybody who reaches this address can send some. Set a callback token.")
     return found

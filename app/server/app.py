@@ -14,7 +14,8 @@ from app.server.authentication import Authentication
 from app.server.guards import HeadCheck, refuse_unknown_parameters, role_guard, with_security_headers
 from app.server.node import Service
 from app.server.openapi import CONFIG, describe_callbacks
-from app.server.page.routes import Pages, page_routes
+from app.server.page.render import Renderer
+from app.server.page.routes import page_routes
 from app.server.problems import exception_handlers
 from app.server.shortcut import Shortcut
 from app.server.stream import Notifier, stream_route
@@ -61,18 +62,18 @@ def _create_routes(service: Service, notifier: Notifier, authentication: Authent
         finally:
             await sync_to_thread(service.stop)
 
-    pages = Pages(service)
+    renderer = Renderer(service, authentication)
     app = Litestar(
         [
             *room_routes(service),
             *log_routes(service),
             stream_route(service, notifier, authentication),
             *operation_routes(service, authentication),
-            *page_routes(service, pages, authentication),
+            *page_routes(service, renderer, authentication),
         ],
         lifespan=[lifespan],
         guards=[role_guard(authentication), refuse_unknown_parameters],
-        exception_handlers=exception_handlers(pages, authentication),
+        exception_handlers=exception_handlers(renderer, authentication),
         logging_config=None,
         openapi_config=CONFIG,
         request_max_body_size=_MAX_FORM_BYTES,

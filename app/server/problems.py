@@ -14,7 +14,7 @@ from app.infra import sqlite
 from app.infra.errors import BadInput, Broken, NotNow, NotThere
 from app.server.authentication import Authentication
 from app.server.guards import SignInNeeded
-from app.server.page.routes import Pages
+from app.server.page.render import Renderer
 
 STATUS_CODES: dict[type[Exception], int] = {
     BadInput: 400,
@@ -55,7 +55,7 @@ PROBLEMS = {
 """The refusals that a route of questions documents."""
 
 
-def exception_handlers(pages: Pages, authentication: Authentication) -> dict[int | type[Exception], Handler]:
+def exception_handlers(renderer: Renderer, authentication: Authentication) -> dict[int | type[Exception], Handler]:
     """The handlers of everything that can be raised while a question is answered."""
 
     def answer(
@@ -63,7 +63,7 @@ def exception_handlers(pages: Pages, authentication: Authentication) -> dict[int
     ) -> Response[Any]:
         handler = request.scope.get("route_handler")
         if handler is not None and handler.opt.get("page"):
-            return pages.problem(problem.status_code, problem.detail, authentication.role_of(request.scope))
+            return renderer.problem(problem.status_code, problem.detail, authentication.role_of(request.scope))
         return Response(problem, status_code=problem.status_code, media_type=MediaType.JSON, headers=headers)
 
     def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

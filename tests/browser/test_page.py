@@ -178,23 +178,23 @@ def test_late_changes_are_marked_on_the_timeline(show: Opener) -> None:
 # ---- 3: the timeline of visibility ----
 
 
-def test_spells_are_drawn_to_scale_with_their_times(show: Opener, server: Server) -> None:
+def test_periods_are_drawn_to_scale_with_their_times(show: Opener, server: Server) -> None:
     page = show(ROOM)
-    spells = page.locator("#timeline rect.spell")
+    periods = page.locator("#timeline rect.period")
     intervals = server.get("/rooms/late-show/visibility")["intervals"]
-    expect(spells).to_have_count(len(intervals))
-    drawn = spells.evaluate_all("all => all.map(it => it.getBoundingClientRect().width)")
+    expect(periods).to_have_count(len(intervals))
+    drawn = periods.evaluate_all("all => all.map(it => it.getBoundingClientRect().width)")
     closed = list(zip(drawn, intervals, strict=True))[:-1]
     scale = {round(width / (it["to_ms"] - it["from_ms"]) * 1e6, 1) for width, it in closed if width > 20}
     assert max(scale) - min(scale) < 0.05 * max(scale)
-    first = spells.first
+    first = periods.first
     first.focus()
     expect(first).to_be_focused()
-    expect(page.locator("#spell")).to_have_text(first.get_attribute("aria-label") or "no label")
+    expect(page.locator("#period")).to_have_text(first.get_attribute("aria-label") or "no label")
     assert "hidden from 2026-03-11T18:59:10.120Z to 2026-03-11T19:30:00.007Z, 30 min 49 s" in (
         first.get_attribute("aria-label") or ""
     )
-    assert "ongoing" in (spells.last.get_attribute("aria-label") or "")
+    assert "ongoing" in (periods.last.get_attribute("aria-label") or "")
     expect(page.locator("#visibility table tbody tr")).to_have_count(len(intervals))
     expect(page.locator("#visibility")).to_contain_text("Public for 2 h 49 min 3 s")
 
@@ -417,8 +417,8 @@ def test_a_session_is_needed_and_gives_what_its_token_may(browser: Browser, star
 def test_was_it_public_then_and_who_changed_it_takes_three_clicks(show: Opener) -> None:
     page = show("/?window=7d")
     page.get_by_role("link", name="late-show").click()  # one
-    spell = page.locator("#visibility tbody tr", has_text="21:12:40").filter(has_text="21:16:02")
-    expect(spell).to_contain_text("public")
-    spell.get_by_role("link").click()  # two
+    period = page.locator("#visibility tbody tr", has_text="21:12:40").filter(has_text="21:16:02")
+    expect(period).to_contain_text("public")
+    period.get_by_role("link").click()  # two
     expect(page.locator("#moment h2")).to_contain_text("public")
     expect(page.locator("#moment .what")).to_contain_text("by ines from Android")

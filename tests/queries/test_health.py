@@ -59,8 +59,8 @@ def test_what_somebody_has_to_see_to_is_said_in_sentences() -> None:
     full = health_of(None, disk=(LOW_DISK_BYTES - 1, 2**41), stopped={"rooms": "e"}, waiting="w", unsigned=True)
     assert [text.partition(":")[0] for text in warnings(full)] == [
         "The disk is nearly full",
-        "What is shown does not go on",
-        "The projection rooms stands still",
+        "What is shown is out of date, the projections wait",
+        "The projection rooms has stopped",
         "Callbacks are not signed",
     ]
     assert warnings(health_of(None, disk=(LOW_DISK_BYTES, 2**41))) == []

@@ -587,9 +587,9 @@ def test_the_strip_of_a_room_reaches_back_as_far_as_asked(town: Server, window: 
     page = open_page(town, "/", q="crowd 000", window=window, at=end)
     hours = {"1h": 1, "6h": 6, "24h": 24, "7d": 168}[window]
     assert moments_in(page.one("table").one("thead")) == [end - hours * 3_600_000, end]
-    (spell,) = page.one("svg", class_="strip").all("rect", class_="public")
-    assert float(spell.attrs["width"]) == pytest.approx(1000 / hours, abs=0.01)
-    assert float(spell.attrs["x"]) == pytest.approx(1000 - 1000 / hours, abs=0.01)
+    (period,) = page.one("svg", class_="strip").all("rect", class_="public")
+    assert float(period.attrs["width"]) == pytest.approx(1000 / hours, abs=0.01)
+    assert float(period.attrs["x"]) == pytest.approx(1000 - 1000 / hours, abs=0.01)
 
 
 def test_a_server_without_events_says_how_to_send_some(start_server: StartServer) -> None:
@@ -748,11 +748,11 @@ def test_the_timeline_has_a_mark_for_each_change_that_leads_there(town: Server) 
             (change["event_time_ms"] - begin) / (end - begin) * 1000, abs=0.01
         )
         assert parse_qs(urlsplit(mark.attrs["href"]).query)["at"] == [format_time(change["event_time_ms"])]
-    spells = drawing.all("rect", class_="spell")
+    periods = drawing.all("rect", class_="period")
     intervals = api(town, DIARY, "/visibility")["intervals"]
-    assert ["public" in spell.attrs["class"].split() for spell in spells] == [it["public"] for it in intervals]
-    assert ["open" in spell.attrs["class"].split() for spell in spells] == [it["to_ms"] is None for it in intervals]
-    assert sum(float(spell.attrs["width"]) for spell in spells) == pytest.approx(1000, abs=0.2)
+    assert ["public" in period.attrs["class"].split() for period in periods] == [it["public"] for it in intervals]
+    assert ["open" in period.attrs["class"].split() for period in periods] == [it["to_ms"] is None for it in intervals]
+    assert sum(float(period.attrs["width"]) for period in periods) == pytest.approx(1000, abs=0.2)
 
 
 def test_the_sliders_reach_over_the_timeline_of_the_room_and_stand_at_the_moment_shown(town: Server) -> None:
@@ -767,9 +767,9 @@ def test_the_sliders_reach_over_the_timeline_of_the_room_and_stand_at_the_moment
     assert float(now.one("line", id="cursor").attrs["x1"]) == 1000
 
 
-def test_the_spells_are_a_table_newest_first_that_leads_to_their_begin(town: Server) -> None:
+def test_the_periods_are_a_table_newest_first_that_leads_to_their_begin(town: Server) -> None:
     intervals = api(town, DIARY, "/visibility")["intervals"][::-1]
-    table = open_room(town, DIARY).one("table", class_="spells")
+    table = open_room(town, DIARY).one("table", class_="periods")
     assert [row[0] for row in rows_of(table)] == ["public" if it["public"] else "hidden" for it in intervals]
     assert rows_of(table)[0][2] == "ongoing"
     links = [parse_qs(urlsplit(link.attrs["href"]).query)["at"] for link in table.all("a")]
@@ -1062,7 +1062,7 @@ def test_a_projection_that_stands_still_is_told_to_members_on_every_page_and_to_
         check(client.get("/room/r"))
         stop_projection(tmp_path / "data", "visibility", f"visibility stopped at position 1: {MARKUP}")
         assert server.post(body_of("r", T0 + 1, RoomName="m")).status_code == 200
-        said = f"The projection visibility stands still: visibility stopped at position 1: {MARKUP}"
+        said = f"The projection visibility has stopped: visibility stopped at position 1: {MARKUP}"
 
         def page_that_says_it() -> Node | None:
             page = check(client.get("/health"))

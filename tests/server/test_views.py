@@ -21,9 +21,9 @@ from app.server.page.views import (
     delays_of,
     fields_of,
     line_of,
+    periods_of,
     place,
     safe_cell,
-    spells_of,
     steps_of,
     text_of,
     ticks_of,
@@ -95,11 +95,11 @@ def test_places_keep_the_order_of_times_and_stay_on_the_scale(times: list[int]) 
     assert all(0 <= x <= SCALE for x in places)
 
 
-# ---- spells ----
+# ---- periods ----
 
 
-def test_spells_are_drawn_to_scale() -> None:
-    spells = spells_of(
+def test_periods_are_drawn_to_scale() -> None:
+    periods = periods_of(
         [
             Interval(T0, T0 + MINUTE, False),
             Interval(T0 + MINUTE, T0 + 6 * MINUTE, True),
@@ -107,63 +107,63 @@ def test_spells_are_drawn_to_scale() -> None:
         ],
         *WINDOW,
     )
-    assert [(spell.x, spell.width, spell.public) for spell in spells] == [
+    assert [(period.x, period.width, period.public) for period in periods] == [
         (0, 100, False),
         (100, 500, True),
         (600, 400, False),
     ]
-    assert [spell.duration_ms for spell in spells] == [MINUTE, 5 * MINUTE, 4 * MINUTE]
+    assert [period.duration_ms for period in periods] == [MINUTE, 5 * MINUTE, 4 * MINUTE]
 
 
-def test_an_open_spell_ends_with_the_window_and_says_that_it_goes_on() -> None:
-    (spell,) = spells_of([Interval(T0 + 5 * MINUTE, None, True)], *WINDOW)
-    assert (spell.x, spell.width, spell.to_ms, spell.duration_ms) == (500, 500, None, 5 * MINUTE)
-    assert spell.label == f"public from {format_time(T0 + 5 * MINUTE)} ongoing, 5 min"
-    (closed,) = spells_of([Interval(T0, T0 + 1500, False)], *WINDOW)
+def test_an_open_period_ends_with_the_window_and_says_that_it_goes_on() -> None:
+    (period,) = periods_of([Interval(T0 + 5 * MINUTE, None, True)], *WINDOW)
+    assert (period.x, period.width, period.to_ms, period.duration_ms) == (500, 500, None, 5 * MINUTE)
+    assert period.label == f"public from {format_time(T0 + 5 * MINUTE)} ongoing, 5 min"
+    (closed,) = periods_of([Interval(T0, T0 + 1500, False)], *WINDOW)
     assert closed.label == f"hidden from {format_time(T0)} to {format_time(T0 + 1500)}, 1 s 500 ms"
 
 
-def test_spells_are_clipped_to_the_window() -> None:
-    spells = spells_of(
+def test_periods_are_clipped_to_the_window() -> None:
+    periods = periods_of(
         [Interval(T0 - MINUTE, T0 + MINUTE, True), Interval(T0 + MINUTE, T0 + 99 * MINUTE, False)], *WINDOW
     )
-    assert [(spell.x, spell.width) for spell in spells] == [(0, 100), (100, 900)]
-    assert [spell.duration_ms for spell in spells] == [MINUTE, 9 * MINUTE]
-    assert spells[0].from_ms == T0 - MINUTE  # what it says is not clipped
-    assert spells[1].to_ms == T0 + 99 * MINUTE
+    assert [(period.x, period.width) for period in periods] == [(0, 100), (100, 900)]
+    assert [period.duration_ms for period in periods] == [MINUTE, 9 * MINUTE]
+    assert periods[0].from_ms == T0 - MINUTE  # what it says is not clipped
+    assert periods[1].to_ms == T0 + 99 * MINUTE
 
 
-def test_spells_wholly_before_or_behind_the_window_are_not_drawn() -> None:
+def test_periods_wholly_before_or_behind_the_window_are_not_drawn() -> None:
     before, behind = Interval(T0 - 2 * MINUTE, T0 - 1, True), Interval(WINDOW[1] + 1, WINDOW[1] + 2, True)
     ahead = Interval(WINDOW[1] + 1, None, False)
-    assert spells_of([before, behind, ahead], *WINDOW) == []
+    assert periods_of([before, behind, ahead], *WINDOW) == []
 
 
-def test_a_spell_that_begins_as_the_window_ends_is_there_without_width() -> None:
-    (spell,) = spells_of([Interval(WINDOW[1], None, True)], *WINDOW)
-    assert (spell.x, spell.width, spell.duration_ms) == (SCALE, 0, 0)
+def test_a_period_that_begins_as_the_window_ends_is_there_without_width() -> None:
+    (period,) = periods_of([Interval(WINDOW[1], None, True)], *WINDOW)
+    assert (period.x, period.width, period.duration_ms) == (SCALE, 0, 0)
 
 
 @settings(max_examples=200)
 @given(st.lists(st.integers(T0 - 10**6, T0 + 10**7), min_size=2, max_size=12, unique=True), st.booleans())
-def test_spells_tile_what_they_cover_without_gap_or_overlap(times: list[int], public: bool) -> None:
+def test_periods_tile_what_they_cover_without_gap_or_overlap(times: list[int], public: bool) -> None:
     edges: list[int | None] = [*sorted(times), None]
     intervals = [
         Interval(begin, end, public ^ bool(i % 2))
         for i, (begin, end) in enumerate(itertools.pairwise(edges))
         if begin is not None
     ]
-    spells = spells_of(intervals, *WINDOW)
-    for one, next_ in itertools.pairwise(spells):
+    periods = periods_of(intervals, *WINDOW)
+    for one, next_ in itertools.pairwise(periods):
         assert round(one.x + one.width, 2) == next_.x
         assert one.public is not next_.public
-    assert all(spell.width >= 0 and 0 <= spell.x <= SCALE for spell in spells)
+    assert all(period.width >= 0 and 0 <= period.x <= SCALE for period in periods)
     begin = max(min(times), WINDOW[0])
     if begin <= WINDOW[1]:
-        assert sum(spell.duration_ms for spell in spells) == WINDOW[1] - begin
-        assert spells[-1].x + spells[-1].width == pytest.approx(SCALE, abs=0.02)
+        assert sum(period.duration_ms for period in periods) == WINDOW[1] - begin
+        assert periods[-1].x + periods[-1].width == pytest.approx(SCALE, abs=0.02)
     else:
-        assert spells == []
+        assert periods == []
 
 
 # ---- ticks ----
@@ -186,9 +186,9 @@ def test_a_tick_says_what_changed_and_by_whom_and_whether_it_was_late() -> None:
     assert first.late
 
 
-def test_no_changes_no_ticks_and_no_intervals_no_spells() -> None:
+def test_no_changes_no_ticks_and_no_intervals_no_periods() -> None:
     assert ticks_of([], *WINDOW) == []
-    assert spells_of([], *WINDOW) == []
+    assert periods_of([], *WINDOW) == []
 
 
 # ---- texts ----
@@ -332,7 +332,7 @@ def test_a_line_shows_the_last_change_and_who_made_it() -> None:
     assert (line.room_id, line.name, line.public) == ("r", "tea", False)
     assert (line.changed_at_ms, line.changed_by, line.changed_what) == (T0 + 9, "ann", "A 1, RoomName tea")
     assert (line.changes, line.bar) == (3, 750)
-    assert [(spell.x, spell.width) for spell in line.spells] == [(0, 100), (100, 900)]
+    assert [(period.x, period.width) for period in line.periods] == [(0, 100), (100, 900)]
 
 
 def test_of_two_changes_in_one_millisecond_the_one_with_the_greater_event_id_is_the_last() -> None:
@@ -350,7 +350,7 @@ def test_a_line_shows_two_fields_of_many_and_how_many_more() -> None:
 
 def test_a_room_that_never_said_much_has_a_line_too() -> None:
     line = line_of(room_of({}), counts_of(0), 0, timeline("r"), WINDOW)
-    assert (line.public, line.changed_by, line.changed_what, line.bar, line.spells) == (None, "", "", 0, [])
+    assert (line.public, line.changed_by, line.changed_what, line.bar, line.periods) == (None, "", "", 0, [])
     assert line.changed_at_ms == T0
 
 
@@ -453,7 +453,7 @@ def read_csv(text: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text, newline="")))
 
 
-def test_the_file_has_a_line_for_each_spell_in_exact_times() -> None:
+def test_the_file_has_a_line_for_each_period_in_exact_times() -> None:
     answer = timeline("r", Interval(T0, T0 + MINUTE, True), Interval(T0 + MINUTE, None, False))
     head, *lines = read_csv(visibility_csv(answer))
     assert head == ["room_id", "visibility", "from", "to", "from_ms", "to_ms", "duration_ms"]
@@ -465,7 +465,7 @@ def test_the_file_has_a_line_for_each_spell_in_exact_times() -> None:
     assert visibility_csv(answer).count("\r\n") == 3
 
 
-def test_an_open_spell_from_the_future_has_lasted_no_time() -> None:
+def test_an_open_period_from_the_future_has_lasted_no_time() -> None:
     (_, line) = read_csv(visibility_csv(timeline("r", Interval(WINDOW[1] + 5, None, True))))
     assert line[-1] == "0"
 

@@ -19,7 +19,7 @@ _MAX_TEXT = 400
 _NAME = "RoomName"
 
 
-class Spell(msgspec.Struct, frozen=True):
+class Period(msgspec.Struct, frozen=True):
     """An interval of visibility to draw: from `x`, `width` wide."""
 
     x: float
@@ -32,7 +32,7 @@ class Spell(msgspec.Struct, frozen=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """A change to draw on a room's life."""
+    """A change to draw on a room's timeline."""
 
     x: float
     at_ms: int
@@ -74,7 +74,7 @@ class RoomLine(msgspec.Struct, frozen=True):
     changed_what: str
     changes: int
     bar: float
-    spells: list[Spell]
+    periods: list[Period]
 
 
 class Bar(msgspec.Struct, frozen=True):
@@ -101,9 +101,11 @@ def place(at_ms: int, from_ms: int, to_ms: int) -> float:
     return round(min(1.0, max(0.0, (at_ms - from_ms) / (to_ms - from_ms))) * SCALE, 2)
 
 
-def spells_of(intervals: Iterable[Interval], from_ms: int, to_ms: int, open_until_ms: int | None = None) -> list[Spell]:
+def periods_of(
+    intervals: Iterable[Interval], from_ms: int, to_ms: int, open_until_ms: int | None = None
+) -> list[Period]:
     """Intervals drawn to scale in a window; the open one ends with it, but lasts until a time if one is given."""
-    spells = []
+    periods = []
     for interval in intervals:
         end_ms = to_ms if interval.to_ms is None else min(interval.to_ms, to_ms)
         begin_ms = max(interval.from_ms, from_ms)
@@ -115,10 +117,10 @@ def spells_of(intervals: Iterable[Interval], from_ms: int, to_ms: int, open_unti
         word = "public" if interval.public else "hidden"
         until = "ongoing" if interval.to_ms is None else f"to {format_time(interval.to_ms)}"
         label = f"{word} from {format_time(interval.from_ms)} {until}, {format_duration(duration_ms)}"
-        spells.append(
-            Spell(x, round(end - x, 2), interval.public, interval.from_ms, interval.to_ms, duration_ms, label)
+        periods.append(
+            Period(x, round(end - x, 2), interval.public, interval.from_ms, interval.to_ms, duration_ms, label)
         )
-    return spells
+    return periods
 
 
 def ticks_of(changes: Iterable[Change], from_ms: int, to_ms: int) -> list[Tick]:
@@ -182,7 +184,7 @@ def line_of(room: Room, counts: ChangeCounts, most: int, visibility: Visibility,
         + (f" and {len(what) - 2} more" if len(what) > 2 else ""),
         changes,
         round(SCALE * changes / most, 1) if most else 0.0,
-        spells_of(visibility.intervals, *window),
+        periods_of(visibility.intervals, *window),
     )
 
 
@@ -226,17 +228,17 @@ def visibility_csv(visibility: Visibility) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(["room_id", "visibility", "from", "to", "from_ms", "to_ms", "duration_ms"])
-    for spell in visibility.intervals:
-        end_ms = visibility.window.to_ms if spell.to_ms is None else spell.to_ms
+    for period in visibility.intervals:
+        end_ms = visibility.window.to_ms if period.to_ms is None else period.to_ms
         writer.writerow(
             [
                 safe_cell(visibility.room_id),
-                "public" if spell.public else "hidden",
-                format_time(spell.from_ms),
-                "" if spell.to_ms is None else format_time(spell.to_ms),
-                spell.from_ms,
-                "" if spell.to_ms is None else spell.to_ms,
-                max(0, end_ms - spell.from_ms),
+                "public" if period.public else "hidden",
+                format_time(period.from_ms),
+                "" if period.to_ms is None else format_time(period.to_ms),
+                period.from_ms,
+                "" if period.to_ms is None else period.to_ms,
+                max(0, end_ms - period.from_ms),
             ]
         )
     return out.getvalue()

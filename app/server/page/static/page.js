@@ -230,9 +230,9 @@ function room() {
     describe();
   }
 
-  // A pointer gets a spell's times from its title, a keyboard from here.
+  // A pointer gets a period's times from its title, a keyboard from here.
   addEventListener("focusin", (event) => {
-    document.getElementById("spell").textContent = event.target.matches(".spell") ? event.target.getAttribute("aria-label") : "";
+    document.getElementById("period").textContent = event.target.matches(".period") ? event.target.getAttribute("aria-label") : "";
   });
   at.addEventListener("input", () => { stop(); drawCursor(); describe(); show(); });
   known.addEventListener("input", () => { describe(); show(); });

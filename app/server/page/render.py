@@ -1,0 +1,91 @@
+"""Writes pages: the templates, the headers, and the banners that every page has."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from litestar import MediaType, Request, Response
+from litestar.concurrency import sync_to_thread
+
+from app.infra.texts import visible
+from app.infra.times import format_duration, format_time, now_ms
+from app.queries.health import warnings
+from app.queries.reader import Moment
+from app.server.authentication import Authentication
+from app.server.node import Service
+from app.server.page import views
+from app.server.sessions import Role
+
+FOLDER = Path(__file__).parent
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+}
+
+
+class Renderer:
+    """Writes the pages of a node."""
+
+    def __init__(self, service: Service, authentication: Authentication) -> None:
+        self._service = service
+        self._authentication = authentication
+        self._environment = _environment()
+
+    async def open(
+        self,
+        request: Request[Any, Any, Any],
+        name: str,
+        question: Callable[[Moment], dict[str, Any]],
+        *,
+        wait: bool = True,
+        **values: Any,
+    ) -> Response[str]:
+        """Answer a page's question in one moment and write the page, in a thread: callbacks come in on the event loop.
+
+        Raises what the question raises.
+        """
+        role = self._authentication.role_of(request.scope)
+        return await sync_to_thread(
+            lambda: self.render(name, role=role, **values, **self._service.readers.read(question, wait=wait))
+        )
+
+    def render(self, name: str, *, status_code: int = 200, role: Role | None = None, **values: Any) -> Response[str]:
+        """Write a page; `role` is that of the reader."""
+        guarded = self._service.settings.secrets.api_token is not None
+        # Errors may quote what is in the rooms.
+        banners = warnings(self._service.health(None)) if role is not None or not guarded else []
+        html = self._environment.get_template(name).render(
+            role=role, guarded=guarded, banners=banners, now_ms=now_ms(), **values
+        )
+        return Response(html, status_code=status_code, media_type=MediaType.HTML, headers=PAGE_HEADERS)
+
+    def problem(self, status_code: int, detail: str, role: Role | None) -> Response[str]:
+        """Write a page that says what is wrong."""
+        return self.render("problem.html", status_code=status_code, role=role, detail=detail, code=status_code)
+
+
+def room_path(room_id: str) -> str:
+    """The path of a room's page. Browsers take `.` and `..` for folders, escaped or not: ~ helps."""
+    plain = room_id not in (".", "..") and not room_id.startswith("~")
+    return f"/room/{quote(room_id if plain else f'~{room_id}', safe='')}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "time": format_time,
+        "duration": format_duration,
+        "visible": visible,
+        "room_path": room_path,
+        "number": lambda number: f"{number:,}",
+        "text": views.text_of,
+    }
+    return environment
