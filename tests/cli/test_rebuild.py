@@ -42,7 +42,7 @@ def test_read_models_that_were_deleted_come_back_the_same(copied: Path) -> None:
     assert [ask(copied, *question) for question in QUESTIONS[3:]] == before[3:]
 
 
-SPOIL = {
+CORRUPT = {
     "current_room": "UPDATE rooms SET events = events + 1 WHERE room_id = 'room-7'",
     "change_counts": "UPDATE change_counts SET changes = 0 WHERE room_id = 'room-7'",
     "visibility": "DELETE FROM visibility WHERE room_id = 'room-7'",
@@ -53,9 +53,9 @@ SPOIL = {
 def test_rebuild_makes_all_read_models_from_the_log(many: Path, copied_many: Path, jobs: str) -> None:
     right = fingerprints(many)
     assert fingerprints(copied_many) == right
-    assert sql(copied_many / "read_models.db", *SPOIL.values()).returncode == 0
-    spoiled = fingerprints(copied_many)
-    assert [name for name in PROJECTIONS if spoiled[name] == right[name]] == []
+    assert sql(copied_many / "read_models.db", *CORRUPT.values()).returncode == 0
+    corrupt = fingerprints(copied_many)
+    assert [name for name in PROJECTIONS if corrupt[name] == right[name]] == []
     result = run("rebuild", "--jobs", jobs, "--data", str(copied_many))
     assert result.returncode == 0
     assert f"{MANY} events" in result.stdout.decode()
@@ -66,11 +66,11 @@ def test_rebuild_makes_all_read_models_from_the_log(many: Path, copied_many: Pat
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_rebuild_of_one_projection_leaves_the_others_alone(evening: Path, copied: Path, name: str) -> None:
     right = fingerprints(evening)
-    statements = [statement.replace("room-7", "busy") for statement in SPOIL.values()]
+    statements = [statement.replace("room-7", "busy") for statement in CORRUPT.values()]
     assert sql(copied / "read_models.db", *statements).returncode == 0
-    spoiled = fingerprints(copied)
+    corrupt = fingerprints(copied)
     assert command(copied, "rebuild", "--projection", name).returncode == 0
-    assert fingerprints(copied) == {**spoiled, name: right[name]}
+    assert fingerprints(copied) == {**corrupt, name: right[name]}
 
 
 StartRebuild = Callable[..., "subprocess.Popen[bytes]"]

@@ -165,26 +165,26 @@ def test_verify_names_the_first_difference_in_the_read_models(copied: Path, case
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("content", "words"),
     [("notes", "the log agrees: "), ("a newer layout", "the log agrees: "), ("both", "events, position 5")],
 )
 def test_verify_checks_the_log_whatever_is_in_the_place_of_the_read_models(
-    copied: Path, spoil: str, words: str
+    copied: Path, content: str, words: str
 ) -> None:
     for file in copied.glob("read_models.db-*"):
         file.unlink()
-    if spoil == "a newer layout":
+    if content == "a newer layout":
         assert sql(copied / "read_models.db", "PRAGMA user_version = 99").returncode == 0
     else:
         (copied / "read_models.db").write_bytes(b"somebody's notes\n" * 1000)
-    if spoil == "both":
+    if content == "both":
         changes = ["DROP TRIGGER events_no_update", "UPDATE events SET body = '{' WHERE position = 5"]
         assert sql(copied / "events.db", *changes).returncode == 0
     result = command(copied, "verify")
     assert result.returncode == 1, result
     assert words in result.stdout.decode()
     answer = json.loads(command(copied, "verify", "--json").stdout)
-    assert answer["difference"]["file"] == ("events.db" if spoil == "both" else "read_models.db")
+    assert answer["difference"]["file"] == ("events.db" if content == "both" else "read_models.db")
     assert answer["head"] == NUMBER
 
 

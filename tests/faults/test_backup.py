@@ -36,12 +36,9 @@ from projections import ALL
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command said, without the frame and the line ends of a terminal."""
+    """What a command said, as one line."""
     assert "Traceback" not in done.stderr, done.stderr
-    return " ".join(f"{done.stdout} {done.stderr}".translate(_NO_FRAME).split())
-
-
-_NO_FRAME = str.maketrans("", "", "│─╭╮╰╯")
+    return " ".join(f"{done.stdout} {done.stderr}".split())
 
 
 def fingerprints(data: Path) -> dict[str, str]:
