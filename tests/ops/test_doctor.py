@@ -419,6 +419,7 @@ def test_a_disk_that_is_nearly_full_and_then_full(some_data: Path, tmp_path: Pat
             assert "unavailable" in told.found("refused")
             (disk / "filler").unlink()
             wait_until(lambda: b"roomlapse_log_writable 1" in victim.get("/metrics")[1])
+            wait_until(lambda: victim.get("/readyz")[0] == 200, "the projector writes again")
             assert Diagnosed(data, victim.url).state("server") == "ok"
 
 
