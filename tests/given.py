@@ -15,6 +15,7 @@ from app.log.store import EventStore
 from app.projector import catch_up as replay
 from app.projector.fold import fold, start
 from app.projector.read_models import ReadModels, connect_read_models
+from app.projector.rebuild import rebuild
 from app.tencent.body import Callback
 from projections import ALL
 
@@ -122,7 +123,7 @@ def _delivered(name: str, batches: list[list[Given]]) -> list[dict[str, Any]]:
         rows = [_as_dict(row) for row in models.all_rows(name)]
         checkpoint = models.checkpoint(name)
         assert (checkpoint.position, checkpoint.error) == (log.head().position, None)
-        replay.rebuild(log, models)
+        rebuild(log, models)
         assert [_as_dict(row) for row in models.all_rows(name)] == rows, "a rebuild gives other rows"
     finally:
         models.close()

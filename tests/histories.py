@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kit.callbacks import T0, UPDATE
 
 import app.projector.fold
-import app.projector.read_models
+import app.projector.remembered
 
 FOREVER_MS = T0 + 10**6
 SPAN_MS = 7  # so short that events meet within a millisecond
@@ -59,4 +59,4 @@ def deliveries(draw: st.DrawFn) -> list[Delivery]:
 
 def make_steps_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.projector.fold, "STEP", 3)
-    monkeypatch.setattr(app.projector.read_models, "_MAX_HEADS", 1)  # of the two rooms, one is remembered
+    monkeypatch.setattr(app.projector.remembered, "MAX_ROOMS", 1)  # of the two rooms, one is remembered

@@ -23,8 +23,9 @@ from app.log import schema
 from app.log.records import Arrival
 from app.log.store import EventStore
 from app.ops.verify import verify
-from app.projector.catch_up import catch_up, rebuild
+from app.projector.catch_up import catch_up
 from app.projector.read_models import ReadModels, connect_read_models
+from app.projector.rebuild import rebuild
 from app.queries import counts, rooms
 from app.queries import history as history_queries
 from app.queries import visibility as visibility_queries

@@ -17,9 +17,10 @@ from app.event import MAX_POSITION, MAX_TIME_MS, Event, History
 from app.infra import sqlite
 from app.log import append, records, room_index, schema
 from app.log.store import EventStore
-from app.projector import catch_up, read_models
+from app.projector import batches, catch_up, columns, runs, states
 from app.projector import fold as folding
 from app.projector.read_models import ReadModels
+from app.projector.remembered import Remembered
 from app.queries import late
 from projections import change_counts, visibility
 
@@ -119,7 +120,7 @@ def _(patch: Patch) -> None:
         return by_arrival(list(zip(history.positions, history.events, strict=True)))
 
     put(patch, history_of, history_by_arrival)
-    put(patch, catch_up._in_event_order, by_arrival)
+    put(patch, batches._in_event_order, by_arrival)
     with_last_key(patch, BeforeItsMillisecond)
 
 
@@ -148,7 +149,7 @@ def _(patch: Patch) -> None:
 
 @bug("a late event is skipped")
 def _(patch: Patch) -> None:
-    batch = catch_up._Batch
+    batch = batches.Batch
     history_of = batch.history
 
     def without_late_ones(self: Any, room_id: str, *args: Any) -> History:
@@ -172,7 +173,7 @@ def _(patch: Patch) -> None:
 @bug("the checkpoint is written before the rows")
 def _(patch: Patch) -> None:
     right, transaction, savepoint = catch_up.catch_up, sqlite.transaction, sqlite.savepoint
-    write, move_checkpoint = ReadModels.write, ReadModels.move_checkpoint
+    write, move_checkpoint = runs.write_runs, ReadModels.move_checkpoint
     catching_up: list[bool] = []
 
     def one_by_one(begin: Callable[..., AbstractContextManager[None]]) -> Callable[..., AbstractContextManager[None]]:
@@ -185,8 +186,8 @@ def _(patch: Patch) -> None:
         finally:
             catching_up.pop()
 
-    def write_later(self: Any, name: str, runs: Any) -> None:
-        self.waiting = runs
+    def write_later(models: Any, name: str, waiting: Any) -> None:
+        models.waiting = waiting
 
     def move_first(self: Any, name: str, checkpoint: Any) -> None:
         move_checkpoint(self, name, checkpoint)
@@ -195,7 +196,7 @@ def _(patch: Patch) -> None:
     put(patch, right, catch_up_one_by_one)
     put(patch, transaction, one_by_one(transaction))
     put(patch, savepoint, one_by_one(savepoint))
-    patch.setattr(ReadModels, "write", write_later)
+    put(patch, write, write_later)
     patch.setattr(ReadModels, "move_checkpoint", move_first)
 
 
@@ -225,7 +226,7 @@ def _(patch: Patch) -> None:
 
 @bug("states from before a late event are kept")
 def _(patch: Patch) -> None:
-    table = read_models._Table
+    table = columns.Table
     make = table.__init__
 
     def make_keeping(self: Any, *args: Any) -> None:
@@ -237,34 +238,34 @@ def _(patch: Patch) -> None:
 
 @bug("a room is gone on with from a state that it has left behind")
 def _(patch: Patch) -> None:
-    head = ReadModels.head
+    saved = Remembered.saved
 
-    def first_head(self: Any, name: str, room_id: str) -> Any:
-        found = head(self, name, room_id)
-        return found and self.__dict__.setdefault("first_heads", {}).setdefault((name, room_id), found)
+    def first_saved(self: Any, name: str, room_id: str) -> Any:
+        found = saved(self, name, room_id)
+        return found and self.__dict__.setdefault("first", {}).setdefault((name, room_id), found)
 
-    patch.setattr(ReadModels, "head", first_head)
+    patch.setattr(Remembered, "saved", first_saved)
 
 
 @bug("what was remembered outlives another writer")
 def _(patch: Patch) -> None:
-    patch.setattr(ReadModels, "keep_heads", lambda *_: None)
+    patch.setattr(Remembered, "check", lambda *_: None)
 
 
 @bug("known_at goes on from a state that knew more")
 def _(patch: Patch) -> None:
-    saved_at, saved_before = ReadModels.saved_at, ReadModels.saved_before
+    saved_at, saved_before = states.saved_at, states.saved_before
 
-    def saved_at_any(self: Any, name: str, room_id: str, as_of_ms: int, _: int) -> folding.Saved:
-        return saved_at(self, name, room_id, as_of_ms, MAX_POSITION)
+    def saved_at_any(models: ReadModels, name: str, room_id: str, as_of_ms: int, _: int) -> folding.Saved:
+        return saved_at(models, name, room_id, as_of_ms, MAX_POSITION)
 
     def saved_before_any(
-        self: Any, name: str, room_id: str, key: Any, as_of_ms: int = MAX_TIME_MS, _: int = 0
+        models: ReadModels, name: str, room_id: str, key: Any, as_of_ms: int = MAX_TIME_MS, _: int = 0
     ) -> folding.Saved:
-        return saved_before(self, name, room_id, key, as_of_ms)
+        return saved_before(models, name, room_id, key, as_of_ms)
 
-    patch.setattr(ReadModels, "saved_at", saved_at_any)
-    patch.setattr(ReadModels, "saved_before", saved_before_any)
+    put(patch, saved_at, saved_at_any)
+    put(patch, saved_before, saved_before_any)
 
 
 @bug("a part of the past in which something came earlier is passed over")

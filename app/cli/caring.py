@@ -29,7 +29,7 @@ from app.ops.import_export import (
     release_rejected,
 )
 from app.ops.verify import verify_data
-from app.projector.catch_up import MAPPED_BYTES, rebuild
+from app.projector.rebuild import MAPPED_BYTES, rebuild
 from app.projector.upkeep import open_read_models
 from app.queries import log as log_queries
 from projections import ALL

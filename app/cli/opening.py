@@ -9,7 +9,7 @@ from app.infra.data_dir import DataDir
 from app.infra.progress import show_progress
 from app.infra.settings import read_sdk_app_id
 from app.log.files import check_log, open_log_reader
-from app.projector.catch_up import MAPPED_BYTES
+from app.projector.rebuild import MAPPED_BYTES
 from app.projector.upkeep import bring_up, open_read_models
 from app.queries.reader import Moment, open_reader
 

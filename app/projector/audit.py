@@ -12,6 +12,7 @@ from app.infra.progress import Progress
 from app.log import room_index
 from app.log.audit import Difference, verify_file
 from app.log.store import EventStore
+from app.projector import states
 from app.projector.fold import Run, fold, row_key, start
 from app.projector.read_models import ReadModels
 
@@ -89,7 +90,7 @@ def _compare(models: ReadModels, name: str, room_id: str, run: Run) -> str | Non
         if expected.get(key) != found.get(key):
             return f"the row is {found.get(key, 'missing')}, the log gives {expected.get(key, 'none')}"
     try:
-        saved = models.states(name, room_id)
+        saved = states.states_of(models, name, room_id)
     except CorruptState as error:
         return str(error)
     if saved != run.saves:

@@ -23,7 +23,8 @@ from app.infra.json_logs import set_up_logging
 from app.infra.processes import settle_memory
 from app.log.files import open_log_reader
 from app.log.store import EventStore
-from app.projector.catch_up import catch_up, going, stale_projections
+from app.projector.catch_up import catch_up
+from app.projector.checkpoints import running_projections, stale_projections
 from app.projector.read_models import ReadModels
 from app.projector.upkeep import drop_corrupt_read_models, mend, open_read_models
 
@@ -154,7 +155,7 @@ class Projector:
         head = log.head().position
         positions = {name: checkpoint.position for name, checkpoint in checkpoints.items()}
         # Nobody waits for one that stopped, or that has to be rebuilt first: a question about it is refused.
-        position = min((checkpoint.position for checkpoint in going(log, models).values()), default=head)
+        position = min((checkpoint.position for checkpoint in running_projections(log, models).values()), default=head)
         self._report_to(Report(position, head, positions, stopped, late, self._reason))
 
 

@@ -8,8 +8,10 @@ from app.infra.data_dir import DataDir
 from app.infra.errors import CorruptFile, NewerSchema, ProjectionFailed, RebuildRunning
 from app.infra.progress import Progress, no_progress
 from app.log.store import EventStore
-from app.projector.catch_up import catch_up_all, drop_leftovers, has_leftovers, rebuild, resume, stale_projections, stop
+from app.projector.catch_up import catch_up_all
+from app.projector.checkpoints import resume, stale_projections, stop
 from app.projector.read_models import ReadModels, connect_read_models
+from app.projector.rebuild import drop_leftovers, has_leftovers, rebuild
 from projections import ALL
 
 _log = logging.getLogger(__name__)
@@ -111,7 +113,7 @@ def _rebuild(
         _log.warning("%s", running)
     except ProjectionFailed as failure:
         if len(names) == 1:
-            with sqlite.transaction(models.conn):
+            with models.transaction():
                 stop(models, names[0], failure)
             return
         for name in names:  # each alone: the others are not to wait for the one that fails

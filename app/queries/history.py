@@ -8,7 +8,8 @@ import msgspec
 from app.event import BEFORE_ALL, MAX_TIME_MS, Cut, Event, Key, canonical_json
 from app.log import room_index
 from app.log.records import Record
-from app.projector.catch_up import fold_at
+from app.projector import states
+from app.projector.time_travel import fold_at
 from app.queries.answers import Change, FieldChange, History, RoomChange, TimeSpan
 from app.queries.late import late_positions
 from app.queries.paging import DEFAULT_LIMIT, Integer, check_limit, check_window, read_cursor, write_cursor
@@ -107,7 +108,7 @@ def _changes(moment: Moment, room_id: str, updates: list[Record], upto: int) -> 
     late = late_positions(moment, room_id, updates)
     state, reached = None, BEFORE_ALL
     for record in reversed(updates):
-        saved = moment.models.saved_before("current_room", room_id, record.key, upto=upto)
+        saved = states.saved_before(moment.models, "current_room", room_id, record.key, upto=upto)
         if state is None or saved.key > reached:
             state, reached = saved.state, saved.key
         for earlier in room_index.records(moment.log, room_id, after=reached, upto=upto, until=record.key):
@@ -122,7 +123,7 @@ def _changes_before(moment: Moment, room_id: str, cut: Cut, end: Key) -> Iterato
     """A room's updates that sort before `end`, newest first: from saved state to saved state backwards."""
     until = end
     while True:
-        saved = moment.models.saved_before("current_room", room_id, until, cut.latest_ms, cut.upto)
+        saved = states.saved_before(moment.models, "current_room", room_id, until, cut.latest_ms, cut.upto)
         state, changes = saved.state, []
         for record in room_index.records(
             moment.log, room_id, after=saved.key, upto=cut.upto, until=until, as_of_ms=cut.latest_ms

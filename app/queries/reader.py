@@ -10,8 +10,8 @@ from app.infra.data_dir import DataDir
 from app.infra.errors import Behind, Unavailable
 from app.log.files import open_log_reader
 from app.log.store import EventStore
-from app.projector.catch_up import rows_at
 from app.projector.read_models import Checkpoint, ReadModels
+from app.projector.time_travel import rows_at
 from app.projector.upkeep import open_read_models_reader
 
 

@@ -11,8 +11,8 @@ from app.event import Cut, Key
 from app.infra.errors import NotFound
 from app.infra.times import format_time
 from app.log import room_index
-from app.projector.catch_up import fold_at, rows_at
 from app.projector.read_models import ReadModels
+from app.projector.time_travel import fold_at, rows_at
 from app.queries.answers import Diff, FieldChange, Room, Rooms
 from app.queries.paging import DEFAULT_LIMIT, Integer, check_limit, read_cursor, write_cursor
 from app.queries.reader import Moment

@@ -18,10 +18,13 @@ from app.log import schema
 from app.log.records import Arrival
 from app.log.store import EventStore
 from app.ops.verify import verify
-from app.projector import read_models
-from app.projector.catch_up import REBUILD_PREFIX, catch_up, catch_up_all, rebuild, resume
+from app.projector import remembered as remembered_states
+from app.projector import states
+from app.projector.catch_up import catch_up, catch_up_all
+from app.projector.checkpoints import resume
 from app.projector.fold import STEP
 from app.projector.read_models import Checkpoint, ReadModels, connect_read_models
+from app.projector.rebuild import has_leftovers, rebuild
 from app.projector.upkeep import bring_up
 from app.queries import rooms
 from app.queries.answers import Room
@@ -164,7 +167,7 @@ def test_a_rebuild_that_fails_leaves_the_old_read_models(log: EventStore, open_m
 
 def remembered(models: ReadModels, room_id: str) -> dict[str, int | None]:
     """After how many events each projection remembers a room."""
-    heads = {name: models.head(name, room_id) for name in models.projections}
+    heads = {name: models.remembered.saved(name, room_id) for name in models.projections}
     return {name: None if head is None else head.events for name, head in heads.items()}
 
 
@@ -176,7 +179,7 @@ def test_states_of_a_batch_that_was_taken_back_are_not_remembered(log: EventStor
     assert catch_up(log, models).late == 0  # the first of `a` is read again, and is not behind the second
     assert positions(models) == {"members": 1, "current_room": 3, "change_counts": 3, "visibility": 3}
     for room_id in ("a", "r"):
-        head = models.head("members", room_id)
+        head = models.remembered.saved("members", room_id)
         assert head is None or head.max_position <= 1
     mended = {**models.projections, "members": clamped()}
     models.projections = mended
@@ -289,7 +292,7 @@ def test_a_rebuild_beside_a_faster_projector_takes_nothing_back(log: EventStore,
     rebuild(log, other)
     assert set(positions(live).values()) == {log.head().position} == {STEP + 4 + 3 * times}
     assert verify(log, live) is None
-    assert ReadModels(live.conn, {}, REBUILD_PREFIX).table_names() == []
+    assert not has_leftovers(live)
 
 
 def test_a_rebuild_beside_a_projector_that_is_always_faster_makes_it_wait(log: EventStore, open_models: Open) -> None:
@@ -325,7 +328,7 @@ def test_who_lets_a_projection_try_again_forgets_what_others_have_overtaken(log:
     resume(mine)
     add(log, 5)
     catch_up_all(log, mine)
-    head = mine.head("members", "r")
+    head = mine.remembered.saved("members", "r")
     assert head is not None
     assert head.events == 5
     assert verify(log, mine) is None
@@ -459,7 +462,7 @@ def all_rows(models: ReadModels) -> dict[str, list[Any]]:
 
 
 def saved_after(models: ReadModels, room_id: str) -> dict[str, list[int]]:
-    return {name: [saved.events for saved in models.states(name, room_id)] for name in models.projections}
+    return {name: [saved.events for saved in states.states_of(models, name, room_id)] for name in models.projections}
 
 
 def check_against_a_rebuild(log: EventStore, models: ReadModels) -> None:
@@ -549,13 +552,13 @@ def test_how_many_rooms_are_remembered_changes_nothing_in_the_rows(
     while catch_up(log, many, batch).more:
         pass
     assert all(set(remembered(many, room_id).values()) != {None} for room_id in rooms)
-    monkeypatch.setattr(read_models, "_MAX_HEADS", 2)
+    monkeypatch.setattr(remembered_states, "MAX_ROOMS", 2)
     few = open_models(members())
     while catch_up(log, few, batch).more:
         for name in few.projections:
-            assert sum(few.head(name, room_id) is not None for room_id in rooms) <= 2
+            assert sum(few.remembered.saved(name, room_id) is not None for room_id in rooms) <= 2
     for name in few.projections:
-        assert sum(few.head(name, room_id) is not None for room_id in rooms) == 2
+        assert sum(few.remembered.saved(name, room_id) is not None for room_id in rooms) == 2
     assert all_rows(few) == all_rows(many)
     for room_id in rooms:
         assert saved_after(few, room_id) == saved_after(many, room_id)
@@ -566,7 +569,7 @@ def test_how_many_rooms_are_remembered_changes_nothing_in_the_rows(
 def test_the_rooms_that_were_last_written_are_the_ones_remembered(
     log: EventStore, open_models: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_models, "_MAX_HEADS", 2)
+    monkeypatch.setattr(remembered_states, "MAX_ROOMS", 2)
     models = open_models(members())
     for room_id in ("a", "b", "a", "c"):
         add(log, 1, room_id=room_id)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from oracle import Oracle
 
 import app.projector.fold
-import app.projector.read_models
+import app.projector.remembered
 from app.event import Cut
 from app.infra import sqlite
 from app.infra.errors import BadQuestion, NotFound
@@ -41,7 +41,7 @@ OPERATORS: list[Any] = ["bob", "eve", "7", 7, 2**60 + 1, None, "null", ["a", 1],
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short rooms have saved states too, and not all of them are remembered."""
     monkeypatch.setattr(app.projector.fold, "STEP", 3)
-    monkeypatch.setattr(app.projector.read_models, "_MAX_HEADS", 2)
+    monkeypatch.setattr(app.projector.remembered, "MAX_ROOMS", 2)
 
 
 class World:
