@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.projector.rebuild import REBUILD_PREFIX
+from app.projector.registry import REBUILD_PREFIX
 from projections import ALL
 
 ROOT = Path(__file__).parent.parent

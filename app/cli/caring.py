@@ -32,7 +32,6 @@ from app.ops.verify import verify_data
 from app.projector.rebuild import MAPPED_BYTES, rebuild
 from app.projector.upkeep import open_read_models
 from app.queries import log as log_queries
-from projections import ALL
 
 _REJECTED_LINES_IN_JSON = 1000
 _NICENESS = 10  # of a rebuild: it can wait, a receiver on the same machine cannot
@@ -42,7 +41,7 @@ _NICENESS = 10  # of a rebuild: it can wait, a receiver on the same machine cann
 @click.option(
     "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="How many processes fold the events."
 )
-@click.option("--projection", type=click.Choice(list(ALL)), help="Only this one.")
+@click.option("--projection", type=options.PROJECTION, help="Only this one, by its name.")
 @options.data
 def rebuild_command(jobs: int, projection: str | None, data: Path) -> None:
     """Make the read models from scratch, while a server runs or not.
@@ -58,7 +57,7 @@ def rebuild_command(jobs: int, projection: str | None, data: Path) -> None:
         show_progress("rebuilding") as progress,
     ):
         events = rebuild(log, models, [projection] if projection else None, jobs=jobs, progress=progress)
-    click.echo(f"rebuilt {projection or ', '.join(ALL)} from {events} events")
+    click.echo(f"rebuilt {projection or ', '.join(models.projections)} from {events} events")
 
 
 @click.command(epilog="Example: `roomlapse verify --data ./roomlapse-data`")

@@ -12,6 +12,7 @@ from app.event import Cut
 from app.infra.errors import BadTime
 from app.infra.settings import DEFAULT_DATA, DEFAULT_PORT, FORMER_DATA, default_data
 from app.infra.times import parse_time
+from app.projector.registry import known_projections
 from app.queries.paging import DEFAULT_LIMIT, MAX_LIMIT
 
 Command = Callable[..., None]
@@ -54,7 +55,17 @@ class _Url(click.ParamType[str]):
         return value
 
 
-TIME, APP_ID, URL = _Time(), _AppId(), _Url()
+class _ProjectionName(click.ParamType[str]):
+    name = "name"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        known = known_projections()
+        if value not in known:
+            self.fail(f"{value!r} is not one of {', '.join(known)}", param, ctx)
+        return value
+
+
+TIME, APP_ID, URL, PROJECTION = _Time(), _AppId(), _Url(), _ProjectionName()
 PORT = click.IntRange(0, 65535)
 _FORMATS = "epoch milliseconds, or ISO 8601 with an offset (2026-03-11T14:28:44Z)"
 

@@ -4,6 +4,7 @@ RoomlapseError
 ├── BadInput           exit 2, HTTP 400: what was asked or set makes no sense; ask or set something else
 │   ├── BadTime            a time that cannot be read, or that leaves open which moment it means
 │   ├── BadSettings        the settings do not work together
+│   │   └── BadProjection      a file of ROOMLAPSE_PROJECTIONS is no projection, or takes what is taken
 │   └── BadQuestion        a limit, a window, a cursor or a parameter that is none
 ├── NotThere           exit 1, HTTP 404: there is no such thing, or was none at that time
 │   ├── NoData             there is no database where one is to be read
@@ -21,7 +22,6 @@ RoomlapseError
     ├── NewerSchema        a newer version of this program made the file
     ├── WrongOwner         the data belongs to another application
     ├── BadBackup          what was written is not what the log holds
-    ├── BadProjection      a module is no projection, or takes what is taken
     ├── ProjectionFailed   a projection raised on an event
     └── Corrupt            a file is not what was written
         ├── CorruptFile        SQLite can make no sense of it
@@ -47,6 +47,10 @@ class BadTime(BadInput):
 
 class BadSettings(BadInput):
     """The settings do not work together."""
+
+
+class BadProjection(BadSettings):
+    """A file of ROOMLAPSE_PROJECTIONS is no projection, or takes a name or a table that is taken."""
 
 
 class BadQuestion(BadInput):
@@ -115,10 +119,6 @@ class WrongOwner(Broken):
 
 class BadBackup(Broken):
     """What was written is not what the log holds."""
-
-
-class BadProjection(Broken):
-    """A module is no projection, or takes a name or a table that is taken."""
 
 
 class ProjectionFailed(Broken):

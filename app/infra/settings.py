@@ -11,6 +11,7 @@ import msgspec
 from app.infra.errors import BadSettings
 
 PREFIX = "ROOMLAPSE_"
+PROJECTIONS = f"{PREFIX}PROJECTIONS"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 DEFAULT_DATA = Path("roomlapse-data")
@@ -50,6 +51,7 @@ VARIABLES: dict[str, Variable] = {
     "ROOMLAPSE_RATE_LIMIT": Variable(
         "queries a second of one address; 0: no limit", f"{DEFAULT_RATE_LIMIT_PER_S:g}, for other machines alone"
     ),
+    PROJECTIONS: Variable("a folder whose `*.py` are projections beside the built-in ones", "the built-in ones alone"),
 }
 """Every variable that is read, for the reference; a test holds it against the code."""
 
@@ -142,6 +144,17 @@ def read_address(env: Mapping[str, str] = os.environ) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit()):
         raise BadSettings(f"{PREFIX}PORT is {port!r}, which is no port: set a number, as {DEFAULT_PORT}")
     return env.get(f"{PREFIX}HOST") or DEFAULT_HOST, int(port)
+
+
+def read_projections_folder(env: Mapping[str, str] = os.environ) -> Path | None:
+    """Read ROOMLAPSE_PROJECTIONS, None if it is not set. Raises BadSettings if it is no folder."""
+    given = env.get(PROJECTIONS, "").strip()
+    if not given:
+        return None
+    folder = Path(given).absolute()
+    if not folder.is_dir():
+        raise BadSettings(f"{PROJECTIONS} names {given}, which is no folder: make it, or unset it")
+    return folder
 
 
 def read_allowed_hosts(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 import zlib
 from collections.abc import Iterable
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
@@ -119,6 +120,6 @@ class Column(msgspec.Struct, frozen=True):
 
 
 def _column_of(annotation: Any) -> Column:
-    parts = get_args(annotation) or (annotation,)
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     (base,) = (part for part in parts if part is not type(None))
     return Column(base, _SQL_TYPES[base] + ("" if type(None) in parts else " NOT NULL"))

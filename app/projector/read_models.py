@@ -16,11 +16,10 @@ from app.infra import sqlite
 from app.infra.errors import NewerSchema, NoData
 from app.log.records import GENESIS
 from app.projector.columns import Columns, Table
+from app.projector.registry import CHECKPOINTS
 from app.projector.remembered import Remembered
 from projections import Projection
 
-CHECKPOINTS = "projections"
-"""The table of the checkpoints."""
 _LAYOUT = 1
 """Raise it when the columns beside those of the rows change; a file of a lower one is begun anew."""
 _PAGE_BYTES = 8192  # a fourth of a page holds a room; what is longer takes a page of its own

@@ -17,10 +17,10 @@ from app.projector.checkpoints import projections_of_log, running_projections
 from app.projector.columns import Table
 from app.projector.fold import fold, start
 from app.projector.read_models import Checkpoint, ReadModels
+from app.projector.registry import REBUILD_PREFIX, known_projections
 from app.projector.runs import Flat, insert_flat
-from projections import ALL, Projection
+from projections import Projection
 
-REBUILD_PREFIX = "rebuild_"
 _TRIES = 3  # to catch up beside a projector that goes on; then it has to wait
 _CHUNK_EVENTS = 20_000  # a task of a rebuild: whole rooms, of about so many events
 FlatRooms = dict[str, Flat]
@@ -185,7 +185,8 @@ class _Worker:
     @classmethod
     def open(cls, path: str, names: tuple[str, ...]) -> None:
         cls.log = EventStore(sqlite.open_reader(path, mapped_bytes=MAPPED_BYTES))
-        cls.projections = {name: ALL[name] for name in names}
+        known = known_projections()
+        cls.projections = {name: known[name] for name in names}
 
     @classmethod
     def fold_range(cls, behind: str, last: str | None, upto: int) -> tuple[FlatRooms, int]:

@@ -13,7 +13,7 @@ import msgspec
 
 from app.infra.data_dir import DataDir
 from app.infra.metrics import Metrics
-from app.infra.settings import PREFIX
+from app.infra.settings import PREFIX, PROJECTIONS
 from app.projector.process import WAKE, WANT, Report
 
 _RETRY_S = 1.0
@@ -95,7 +95,7 @@ class ProjectorProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the server, which ends this one when its own work is done
-            env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},  # no secrets
+            env=_environment(),
         )
         assert process.stdin is not None
         # One that stands still must not hold up who tells it of a commit; a full pipe wakes it when it goes on.
@@ -162,3 +162,8 @@ class ProjectorProcess:
                 self._position = report.position
                 self._changed.notify_all()
             self.on_progress()
+
+
+def _environment() -> dict[str, str]:
+    """The environment of the projector's process: of ours only the folder of projections, and so no secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name == PROJECTIONS}

@@ -12,7 +12,7 @@ from app.projector.catch_up import catch_up_all
 from app.projector.checkpoints import resume, stale_projections, stop
 from app.projector.read_models import ReadModels, connect_read_models
 from app.projector.rebuild import drop_leftovers, has_leftovers, rebuild
-from projections import ALL
+from app.projector.registry import known_projections
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def open_read_models(data_dir: DataDir) -> ReadModels:
     except CorruptFile as error:
         raise CorruptFile(f"{error}; delete it, it is made again from the log") from None
     with sqlite.closed_on_error(conn):
-        models = ReadModels(conn, ALL)
+        models = ReadModels(conn, known_projections())
         models.create()
     return models
 
@@ -33,7 +33,7 @@ def open_read_models_reader(data_dir: DataDir, *, check: bool = True) -> ReadMod
     """Open the read models for reading. Raises NoData, and with `check` also where they are of an older layout, and
     NewerSchema; a server leaves that to its projector, which may make them again just now."""
     conn = sqlite.open_reader(data_dir.read_models_path)
-    models = ReadModels(conn, ALL)
+    models = ReadModels(conn, known_projections())
     if check:
         with sqlite.closed_on_error(conn), sqlite.named_in_errors(data_dir.read_models_path):
             models.check_layout()

@@ -1,0 +1,182 @@
+"""Projections of a folder: found by name, run everywhere the built-in ones are, refused with the reason."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import APP_ID, T0, StartServer, body_of, run
+from kit.wait import wait_until
+
+from app.infra.errors import BadProjection, BadSettings
+from app.infra.settings import PROJECTIONS
+from app.projector.registry import known_projections
+from projections import ALL
+
+SEAT_MODES = '''
+"""How often each seat mode was chosen in a room."""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import msgspec
+
+from app.event import Event
+
+VERSION = 1
+
+
+class State(msgspec.Struct, frozen=True):
+    times: dict[str, int] = {}
+
+
+class Row(msgspec.Struct, frozen=True):
+    TABLE: ClassVar = "seat_modes"
+    KEY: ClassVar = ("room_id", "mode")
+    GROWS: ClassVar = False
+
+    room_id: str
+    mode: str
+    times: int
+
+
+initial = State()
+
+
+def apply(state: State, event: Event) -> State:
+    mode = (event.room_info or {}).get("TakeSeatMode")
+    return state if mode is None else State(state.times | {mode: state.times.get(mode, 0) + 1})
+
+
+def rows(room_id: str, state: State) -> Iterable["Row"]:
+    for mode, times in sorted(state.times.items()):
+        yield Row(room_id, mode, times)
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that ROOMLAPSE_PROJECTIONS names."""
+    found = tmp_path / "mine"
+    found.mkdir()
+    monkeypatch.setenv(PROJECTIONS, str(found))
+    return found
+
+
+def test_without_the_setting_there_are_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(PROJECTIONS, raising=False)
+    assert known_projections() == ALL
+
+
+def test_a_folder_that_is_none_is_bad_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROJECTIONS, str(tmp_path / "nowhere"))
+    with pytest.raises(BadSettings, match="is no folder"):
+        known_projections()
+
+
+def test_the_files_of_the_folder_stand_behind_the_built_in_ones_by_name(folder: Path) -> None:
+    # Neither name may hide a module that something else imports later.
+    (folder / "json.py").write_text(SEAT_MODES.replace("seat_modes", "of_json"))
+    (folder / "a_first.py").write_text(SEAT_MODES)
+    (folder / "_helper.py").write_text("raise AssertionError")
+    (folder / "notes.txt").write_text("not Python")
+    assert list(known_projections()) == [*ALL, "a_first", "json"]
+    assert json.loads("[]") == []
+    assert not (folder / "__pycache__").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("VERSION = 1", ""), "VERSION is missing"),
+        (("initial = State()", "initial = State()\nLine = Row\ndel Row"), "Row is missing"),
+        (("initial = State()", ""), "initial is missing"),
+        (("def apply(", "def fold("), "apply is missing"),
+        (("def rows(", "def lines("), "rows is missing"),
+        (("VERSION = 1", "VERSION = 0"), "VERSION is not a whole number"),
+        (("VERSION = 1", "VERSION = True"), "VERSION is not a whole number"),
+        (("initial = State()", "initial = {}"), "initial is not an instance"),
+        (("def rows(", "rows = 5\n\ndef lines("), "rows is not a function"),
+        (("class Row(msgspec.Struct, frozen=True)", "class Row(msgspec.Struct)"), "Row is not a frozen"),
+        (("    GROWS: ClassVar = False\n", ""), "Row.GROWS is missing"),
+        (('"seat_modes"', '"seat modes"'), "make a table's name"),
+        (('"seat_modes"', '"rooms"'), "the table rooms is taken by current_room"),
+        (('"seat_modes"', '"projections"'), "is kept for Roomlapse itself"),
+        (('"seat_modes"', '"mine_states"'), "is kept for Roomlapse itself"),
+        (('"seat_modes"', '"rebuild_mine"'), "is kept for Roomlapse itself"),
+        (('"seat_modes"', '"sqlite_mine"'), "is kept for Roomlapse itself"),
+        (('("room_id", "mode")', '("mode",)'), "no table can be made of Row"),
+        (("    times: int\n", "    times: list[int]\n"), "no table can be made of Row"),
+        (("    times: int\n", "    order: int\n"), "no table can be made of Row"),
+        (("import msgspec\n", "import no_such_module_of_mine\n"), "cannot be imported: ModuleNotFoundError"),
+        (("VERSION = 1", "VERSION = "), "cannot be imported: SyntaxError"),
+    ],
+)
+def test_what_is_no_projection_is_refused_by_name_with_the_reason(
+    folder: Path, change: tuple[str, str], reason: str
+) -> None:
+    right, wrong = change
+    assert right in SEAT_MODES
+    (folder / "seat_modes.py").write_text(SEAT_MODES.replace(right, wrong))
+    with pytest.raises(BadProjection, match=reason) as refused:
+        known_projections()
+    assert str(folder / "seat_modes.py") in str(refused.value)
+
+
+def test_names_that_are_taken_are_refused(folder: Path) -> None:
+    (folder / "visibility.py").write_text(SEAT_MODES)
+    with pytest.raises(BadProjection, match="the name visibility is taken"):
+        known_projections()
+
+
+def test_two_files_of_one_table_are_refused(folder: Path) -> None:
+    (folder / "one.py").write_text(SEAT_MODES)
+    (folder / "two.py").write_text(SEAT_MODES)
+    with pytest.raises(BadProjection, match=r"two.py: the table seat_modes is taken by one"):
+        known_projections()
+
+
+def test_commands_and_serve_refuse_a_bad_one_with_a_line_and_exit_2(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "broken.py").write_text("VERSION = 1\n")
+    env = {PROJECTIONS: str(tmp_path / "mine"), "ROOMLAPSE_DATA": str(tmp_path / "data")}
+    sample = Path(__file__).parent.parent.parent / "data" / "sample-callbacks.jsonl"
+    for args in (("import", str(sample)), ("serve", "--sdk-app-id", APP_ID, "--port", "0")):
+        done = run(*args, env=env)
+        assert done.returncode == 2
+        (line,) = [line for line in done.stderr.decode().splitlines() if line.startswith("Error: ")]
+        assert "broken.py: Row is missing" in line
+        assert b"Traceback" not in done.stderr
+
+
+def test_a_projection_of_the_folder_is_filled_by_a_server_rebuilt_and_verified(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "seat_modes.py").write_text(SEAT_MODES)
+    env = {PROJECTIONS: str(tmp_path / "mine")}
+    data = {"ROOMLAPSE_DATA": str(tmp_path / "data")}
+
+    def fingerprints(env: dict[str, str]) -> dict[str, str]:
+        done = run("status", "--fingerprint", "--json", env=env | data)
+        assert done.returncode == 0, done.stderr
+        return {name: it["fingerprint"] for name, it in json.loads(done.stdout)["projections"].items()}
+
+    server = start_server()  # the folder is new to a data directory that is in use
+    assert server.post(body_of("r", T0, TakeSeatMode="None")).status_code == 200
+    server.stop()
+    server = start_server(env=env)
+    assert server.post(body_of("r", T0 + 1, TakeSeatMode="FreeToTake")).status_code == 200
+    wait_until(lambda: server.get("/status")["projections"]["seat_modes"]["lag"] == 0)
+    assert server.get("/rooms/r")["events"] == 2
+    server.stop()
+
+    before = fingerprints(env)
+    assert list(before) == [*ALL, "seat_modes"]
+    assert run("rebuild", "--jobs", "2", env=env | data).returncode == 0
+    assert run("rebuild", "--projection", "seat_modes", env=env | data).returncode == 0
+    assert fingerprints(env) == before
+    assert run("verify", env=env | data).returncode == 0
+    # Taken out of the folder again, it does no harm and is not shown.
+    assert run("rebuild", "--projection", "seat_modes", env=data).returncode == 2
+    assert fingerprints({}) == {name: before[name] for name in ALL}
+    assert run("verify", env=data).returncode == 0
