@@ -151,6 +151,25 @@ def test_only_tencent_knows_the_wire() -> None:
         assert not known or room_of(name) == "app.tencent", f"{name} knows {known}"
 
 
+MAX_LINES = {"module": 300, "class": 150, "function": 60}
+READS_BETTER_WHOLE = {
+    "app.log.schema.create_log": "the whole schema of the log, as it is on disk",
+    "app.infra.metrics.__init__": "a list of metrics, one after the other",
+}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_nothing_is_so_long_that_it_holds_two_ideas(name: str) -> None:
+    text = MODULES[name].read_text()
+    assert len(text.splitlines()) <= MAX_LINES["module"]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            kind = "class" if isinstance(node, ast.ClassDef) else "function"
+            whole = f"{name}.{node.name}" in READS_BETTER_WHOLE
+            assert lines <= MAX_LINES[kind] or whole, f"{name}: {kind} {node.name} has {lines} lines"
+
+
 def test_the_top_level_holds_what_it_should() -> None:
     allowed = {
         "pyproject.toml",
