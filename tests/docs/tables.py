@@ -56,6 +56,7 @@ def _commands() -> list[tuple[str, click.Command]]:
 
 def _section(context: click.Context, depth: int = 2) -> str:
     command = context.command
+    command._help_option = None  # click keeps the one of the first context, which another test may have made
     usage = " ".join((context.command_path, *command.collect_usage_pieces(context)))
     parts = [f"{'#' * depth} {context.command_path}", f"```text\n{usage}\n```"]
     parts += [cleandoc(text).replace("\b\n", "") for text in (command.help, command.epilog) if text]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,15 @@ def test_the_projection_of_the_guide_works_as_it_says(tmp_path: Path) -> None:
         == before
     )
     assert "everything agrees" in python(*roomlapse, "verify")
+
+
+def test_the_projection_of_the_guide_works_from_a_folder_of_its_own(tmp_path: Path) -> None:
+    module, _ = code_in(GUIDE.read_text(), "python")
+    (tmp_path / "my-projections").mkdir()
+    (tmp_path / "my-projections" / "seat_modes.py").write_text(module)
+    env = {"ROOMLAPSE_DATA": str(tmp_path / "run"), "ROOMLAPSE_PROJECTIONS": str(tmp_path / "my-projections")}
+    assert run("import", str(ROOT / "data" / "sample-callbacks.jsonl"), env=env).returncode == 0
+    with sqlite3.connect(tmp_path / "run" / "read_models.db") as conn:
+        rows = conn.execute("SELECT mode, times FROM seat_modes WHERE room_id = 'late-show' ORDER BY mode").fetchall()
+    assert rows == [('"ApplyToTake"', 1), ('"FreeToTake"', 1)]
+    assert b"everything agrees" in run("verify", env=env).stdout

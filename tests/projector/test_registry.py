@@ -148,6 +148,7 @@ def test_commands_and_serve_refuse_a_bad_one_with_a_line_and_exit_2(tmp_path: Pa
         assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_projection_of_the_folder_is_filled_by_a_server_rebuilt_and_verified(
     tmp_path: Path, start_server: StartServer
 ) -> None:
