@@ -141,6 +141,7 @@ def test_an_import_that_was_killed_ends_the_same_when_run_again(tmp_path: Path) 
     assert command(data, "verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_export_into_a_pipe_that_closes_ends_quietly(many: Path) -> None:
     process = subprocess.Popen(
         [PROGRAM, "export", "-", "--data", str(many)],

@@ -49,6 +49,7 @@ CORRUPT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_rebuild_makes_all_read_models_from_the_log(many: Path, copied_many: Path, jobs: str) -> None:
     right = fingerprints(many)
@@ -123,6 +124,7 @@ def test_a_rebuild_that_is_killed_leaves_the_old_read_models(
     wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "its workers end with it")
 
 
+@pytest.mark.slow
 def test_one_rebuild_at_a_time_and_reads_answer_meanwhile(
     start_rebuild: StartRebuild, many: Path, copied_many: Path
 ) -> None:

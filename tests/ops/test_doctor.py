@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import APP_ID, PROGRAM, StartServer, body_of, environment
+from cli.commands import roomlapse
+from conftest import APP_ID, PROGRAM, StartServer, body_of, environment, run
 from faults.lib import FULL, TOKEN, Victim, now_ms, run_program
 from kit.wait import wait_until
 
@@ -40,9 +41,11 @@ class Diagnosed:
     """What one run of the command said, as JSON."""
 
     def __init__(self, data: Path, url: str = NOWHERE, env: dict[str, str] | None = None) -> None:
-        done = run_program("doctor", "--json", "--data", str(data), "--url", url, env=env)
-        assert "Traceback" not in done.stderr, done.stderr
-        self.code, self.text = done.returncode, done.stdout + done.stderr
+        # A library, ours or Python's, is changed for a whole process.
+        run_it = run if {"PYTHONPATH", "LD_PRELOAD"} & (env or {}).keys() else roomlapse
+        done = run_it("doctor", "--json", "--data", str(data), "--url", url, env=env)
+        assert b"Traceback" not in done.stderr, done.stderr
+        self.code, self.text = done.returncode, (done.stdout + done.stderr).decode()
         self.answer = json.loads(done.stdout)
         self.findings: dict[str, dict[str, str]] = {it["check"]: it for it in self.answer["findings"]}
         assert len(self.findings) == len(self.answer["findings"])
@@ -74,14 +77,7 @@ def lines(count: int, *, begin_ms: int | None = None, received: bool = True) -> 
 
 
 def load(data: Path, content: bytes, env: dict[str, str] | None = None) -> Path:
-    done = subprocess.run(
-        [PROGRAM, "import", "-", "--data", str(data)],
-        input=content,
-        env=environment(env),
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    done = (roomlapse if env is None else run)("import", "-", "--data", str(data), stdin=content, env=env)
     assert done.returncode == 0, done.stderr
     return data
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,25 @@ def taken(service: Service, path: str, query: bytes = b"", *headers: tuple[bytes
     return sent or None
 
 
-@pytest.fixture(params=[None, TOKEN])
-def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+@contextmanager
+def started(data: Path, token: str | None) -> Iterator[Service]:
     """A service with one room, open or closed by a token."""
-    started = Service(Settings(APP_ID, tmp_path / "data", secrets=Secrets(api_token=request.param)))
-    started.start()
-    log = open_log(started.data_dir)
+    service = Service(Settings(APP_ID, data, secrets=Secrets(api_token=token)))
+    service.start()
+    log = open_log(service.data_dir)
     log.append([Arrival(decode(body_of("r", T0, RoomName="é"), T0), T0)])
     log.close()
-    assert started.projector.wait_for(1, 20)
-    started.readers.read(log_queries.status)  # a reader is open now: opening one is no work for an event loop
-    yield started
-    started.stop()
+    assert service.projector.wait_for(1, 20)
+    service.readers.read(log_queries.status)  # a reader is open now: opening one is no work for an event loop
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module", params=[None, TOKEN])
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """For tests that only ask."""
+    with started(tmp_path_factory.mktemp("shortcut") / "data", request.param) as service:
+        yield service
 
 
 def authorization(service: Service) -> list[tuple[bytes, bytes]]:
@@ -93,14 +101,16 @@ def test_without_the_right_token_nothing_is_answered(service: Service, given: by
         assert taken(service, "/rooms/r", b"", (b"authorization", given), *authorization(service)) is None
 
 
-def test_read_models_that_are_behind_are_left_to_the_routes(service: Service) -> None:
-    log = open_log(service.data_dir)
-    log.append([Arrival(decode(body_of("r", T0 + 1), T0 + 1), T0)])
-    log.close()
-    service.projector.stop()  # nobody reads it any more
-    if service.projector.position < 2:
-        assert taken(service, "/rooms/r", b"", *authorization(service)) is None
-    service.projector.stop = lambda: None  # type: ignore[method-assign]  # it has been
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_read_models_that_are_behind_are_left_to_the_routes(tmp_path: Path, token: str | None) -> None:
+    with started(tmp_path / "data", token) as service:
+        log = open_log(service.data_dir)
+        log.append([Arrival(decode(body_of("r", T0 + 1), T0 + 1), T0)])
+        log.close()
+        service.projector.stop()  # nobody reads it any more
+        if service.projector.position < 2:
+            assert taken(service, "/rooms/r", b"", *authorization(service)) is None
+        service.projector.stop = lambda: None  # type: ignore[method-assign]  # it has been
 
 
 def test_the_route_and_the_shortcut_give_the_same_bytes(start_server: StartServer) -> None:
