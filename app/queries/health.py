@@ -44,15 +44,15 @@ def readiness(health: Health, *, told: bool) -> Readiness:
 
 
 def warnings(health: Health) -> list[str]:
-    """What somebody has to see to, a sentence each."""
+    """What an operator has to act on, a sentence each."""
     found = []
     if health.failure is not None:
-        found.append(f"Callbacks are refused, the log cannot be written: {health.failure}")
+        found.append(f"Callbacks are refused because the log cannot be written: {health.failure}")
     elif health.free_bytes < LOW_DISK_BYTES:
-        found.append("The disk is nearly full: callbacks are refused when it is.")
+        found.append("The disk is nearly full: when it is full, callbacks are refused.")
     if health.waiting is not None:
-        found.append(f"What is shown is out of date, the projections wait: {health.waiting}")
+        found.append(f"The pages are out of date because the projections are waiting: {health.waiting}")
     found += [f"The projection {name} has stopped: {error}" for name, error in health.stopped.items()]
     if health.unsigned:
-        found.append("Callbacks are not signed: anybody who reaches this address can send some. Set a callback token.")
+        found.append("Callbacks are not signed: anybody who reaches this address can send them. Set a callback token.")
     return found

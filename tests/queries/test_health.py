@@ -55,16 +55,16 @@ def test_the_checkpoints_say_what_stopped_where_they_were_read() -> None:
     assert health_of(status("new"), stopped={"counts": "old"}).stopped == {"rooms": "new"}
 
 
-def test_what_somebody_has_to_see_to_is_said_in_sentences() -> None:
+def test_what_an_operator_has_to_act_on_is_said_in_sentences() -> None:
     full = health_of(None, disk=(LOW_DISK_BYTES - 1, 2**41), stopped={"rooms": "e"}, waiting="w", unsigned=True)
     assert [text.partition(":")[0] for text in warnings(full)] == [
         "The disk is nearly full",
-        "What is shown is out of date, the projections wait",
+        "The pages are out of date because the projections are waiting",
         "The projection rooms has stopped",
         "Callbacks are not signed",
     ]
     assert warnings(health_of(None, disk=(LOW_DISK_BYTES, 2**41))) == []
     # What the disk does is said once.
     assert warnings(health_of(None, disk=(0, 0), failure="f")) == [
-        "Callbacks are refused, the log cannot be written: f"
+        "Callbacks are refused because the log cannot be written: f"
     ]

@@ -21,7 +21,7 @@ from app.infra.data_dir import DataDir
 from app.infra.texts import visible
 from app.infra.times import format_time
 from app.projector.upkeep import open_read_models
-from app.server.page.views import text_of
+from app.server.page.values import text_of
 
 READ_TOKEN, ADMIN_TOKEN = "reader-ß-token", "admin-token"
 GUARDED = {"ROOMLAPSE_API_TOKEN": READ_TOKEN, "ROOMLAPSE_ADMIN_TOKEN": ADMIN_TOKEN}
@@ -539,7 +539,7 @@ def test_the_form_of_the_list_asks_what_was_typed_and_shows_it_again(town: Serve
     assert listed(page) == sorted(expected)
     assert values_of(page.one("form", id="filters")) == typed | {"at": format_time(at)}
     assert page.one("h1").text.startswith("Rooms at 2022-12-09 08:27:05")
-    assert "This is the past" in page.text
+    assert "This list shows a past time and does not update." in page.text
     back = next(link for link in page.all("a") if link.text == "Back to now")
     now = check(town.client.get(back.attrs["href"]))
     assert values_of(now.one("form", id="filters")) == typed | {"at": ""}
@@ -1003,8 +1003,8 @@ def test_health_shows_the_log_the_projections_and_the_delays(town: Server) -> No
     assert numbers["Log head"] == f"{status['head']:,}"
     assert numbers["Quarantined"] == str(len(REFUSED))
     assert numbers["Duplicates"] == str(status["duplicates"])
-    assert int(numbers["Refused, since the start"].replace(",", "")) >= len(REFUSED)
-    assert int(numbers["Answered OK, since the start"].replace(",", "")) >= status["head"]
+    assert int(numbers["Refused since the server started"].replace(",", "")) >= len(REFUSED)
+    assert int(numbers["Answered OK since the server started"].replace(",", "")) >= status["head"]
     assert status["chain"] in page.text
     projections, delays, _ = page.all("table")
     assert {row[0]: row[4] for row in rows_of(projections)} == dict.fromkeys(status["projections"], "running")
@@ -1131,7 +1131,7 @@ def test_a_wrong_token_opens_nothing(browser: httpx.Client, token: str) -> None:
     response = sign_in(browser, token, next="/room/r")
     page = check(response, 401)
     assert "set-cookie" not in response.headers
-    assert banners(page) == ["This server has no such token."]
+    assert banners(page) == ["The token is wrong."]
     assert values_of(page.one("form"))["next"] == "/room/r"
     assert page.one("input", name="token").attrs.get("value") is None
     assert browser.get("/").status_code == 303
@@ -1261,7 +1261,7 @@ def test_what_was_refused_is_shown_to_admins_alone(member: tuple[str, httpx.Clie
     page = check(response)
     assert bool(page.all("table", class_="quarantine")) is (scope == "admin")
     assert ("quarantine')" in page.raw_text) is (scope == "admin")
-    assert (f"{len(REFUSED)} bodies. Sign in with the admin token" in page.text) is (scope == "read")
+    assert (f"{len(REFUSED)} rejected callbacks. Sign in with the admin token" in page.text) is (scope == "read")
 
 
 def test_every_other_page_is_open_to_readers(member: tuple[str, httpx.Client]) -> None:

@@ -14,21 +14,10 @@ from hypothesis import strategies as st
 
 from app.infra.times import format_time
 from app.queries.answers import Change, ChangeCounts, Counts, FieldChange, Interval, Room, SetBy, Visibility, Window
-from app.server.page.views import (
-    SCALE,
-    blame_of,
-    compare,
-    delays_of,
-    fields_of,
-    line_of,
-    periods_of,
-    place,
-    safe_cell,
-    steps_of,
-    text_of,
-    ticks_of,
-    visibility_csv,
-)
+from app.server.page.drawing import SCALE, delays_of, periods_of, place, ticks_of
+from app.server.page.values import text_of
+from app.server.page.views import blame_of, compare, fields_of, line_of, steps_of
+from app.server.page.visibility_file import safe_cell, visibility_csv
 
 MINUTE = 60_000
 WINDOW = (T0, T0 + 10 * MINUTE)
@@ -118,7 +107,7 @@ def test_periods_are_drawn_to_scale() -> None:
 def test_an_open_period_ends_with_the_window_and_says_that_it_goes_on() -> None:
     (period,) = periods_of([Interval(T0 + 5 * MINUTE, None, True)], *WINDOW)
     assert (period.x, period.width, period.to_ms, period.duration_ms) == (500, 500, None, 5 * MINUTE)
-    assert period.label == f"public from {format_time(T0 + 5 * MINUTE)} ongoing, 5 min"
+    assert period.label == f"public from {format_time(T0 + 5 * MINUTE)}, ongoing, 5 min"
     (closed,) = periods_of([Interval(T0, T0 + 1500, False)], *WINDOW)
     assert closed.label == f"hidden from {format_time(T0)} to {format_time(T0 + 1500)}, 1 s 500 ms"
 

@@ -1,4 +1,4 @@
-"""What the page about the receiver's health shows."""
+"""What the page about the server's health shows."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from app.infra.times import now_ms
 from app.queries import log
 from app.queries.reader import Moment
 from app.server.node import Service
-from app.server.page import views
+from app.server.page.drawing import delays_of
 from app.server.sessions import ADMIN, Role
 
 _REJECTED = 20
@@ -28,9 +28,10 @@ def read_health(moment: Moment, service: Service, role: Role | None) -> dict[str
         "projections": status.projections,
         "per_second": last_minute / 60,
         "received_at_ms": head.received_at_ms,
-        "delays": views.delays_of(delays_ms),
+        "delays": delays_of(delays_ms),
         "recent": len(delays_ms),
         "counters": _counters(service),
+        "health": health,
         "free_bytes": health.free_bytes,
         "total_bytes": health.total_bytes,
         "quarantine": log.rejected(moment, _REJECTED).rejected if role == ADMIN else None,

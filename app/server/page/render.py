@@ -10,12 +10,13 @@ from litestar import MediaType, Request, Response
 from litestar.concurrency import sync_to_thread
 
 from app.infra.texts import visible
-from app.infra.times import format_duration, format_time, now_ms
+from app.infra.times import format_duration, format_time
+from app.queries.answers import Health
 from app.queries.health import warnings
 from app.queries.reader import Moment
 from app.server.authentication import Authentication
 from app.server.node import Service
-from app.server.page import views
+from app.server.page.values import text_of
 from app.server.sessions import Role
 
 FOLDER = Path(__file__).parent
@@ -42,7 +43,7 @@ class Renderer:
         wait: bool = True,
         **values: Any,
     ) -> Response[str]:
-        """Answer a page's question in one moment and write the page, in a thread: callbacks come in on the event loop.
+        """Answer a page's question in one moment and write the page, in a thread: the event loop takes callbacks.
 
         Raises what the question raises.
         """
@@ -51,14 +52,20 @@ class Renderer:
             lambda: self.render(name, role=role, **values, **self._service.readers.read(question, wait=wait))
         )
 
-    def render(self, name: str, *, status_code: int = 200, role: Role | None = None, **values: Any) -> Response[str]:
-        """Write a page; `role` is that of the reader."""
+    def render(
+        self,
+        name: str,
+        *,
+        status_code: int = 200,
+        role: Role | None = None,
+        health: Health | None = None,
+        **values: Any,
+    ) -> Response[str]:
+        """Write a page for a reader of a role. Its banners tell of `health`, which is asked for if not given."""
         guarded = self._service.settings.secrets.api_token is not None
         # Errors may quote what is in the rooms.
-        banners = warnings(self._service.health(None)) if role is not None or not guarded else []
-        html = self._environment.get_template(name).render(
-            role=role, guarded=guarded, banners=banners, now_ms=now_ms(), **values
-        )
+        banners = warnings(health or self._service.health(None)) if role is not None or not guarded else []
+        html = self._environment.get_template(name).render(role=role, guarded=guarded, banners=banners, **values)
         return Response(html, status_code=status_code, media_type=MediaType.HTML, headers=PAGE_HEADERS)
 
     def problem(self, status_code: int, detail: str, role: Role | None) -> Response[str]:
@@ -67,7 +74,7 @@ class Renderer:
 
 
 def room_path(room_id: str) -> str:
-    """The path of a room's page. Browsers take `.` and `..` for folders, escaped or not: ~ helps."""
+    """The path of a room's page. Browsers take `.` and `..` for folders, escaped or not: they get a ~ in front."""
     plain = room_id not in (".", "..") and not room_id.startswith("~")
     return f"/room/{quote(room_id if plain else f'~{room_id}', safe='')}"
 
@@ -86,6 +93,6 @@ def _environment() -> Environment:
         "visible": visible,
         "room_path": room_path,
         "number": lambda number: f"{number:,}",
-        "text": views.text_of,
+        "text": text_of,
     }
     return environment

@@ -11,6 +11,7 @@ from app.queries.answers import Change, Room
 from app.queries.reader import Moment
 from app.server.page import views
 from app.server.page.asked import RoomAsked
+from app.server.page.drawing import periods_of, place, ticks_of
 
 _CHANGES_A_PAGE = 25
 _TICKS = 500
@@ -20,22 +21,23 @@ _AFTERWARDS_MS = 60_000
 
 def read_room(moment: Moment, room_id: str, asked: RoomAsked) -> dict[str, Any]:
     """The values of the template. Raises NotFound."""
+    now = now_ms()
     span = history.time_span(moment, room_id)
-    end_ms = _end_of_scale(span.first_ms, span.last_ms, now_ms())
+    end_ms = _end_of_scale(span.first_ms, span.last_ms, now)
     state = _state(moment, room_id, asked.cut)
     return {
         "room_id": room_id,
         "span": span,
         "end_ms": end_ms,
-        "known_end_ms": _end_of_scale(span.first_received_ms, span.last_received_ms, now_ms()),
-        "quiet": end_ms < now_ms() - 1000,
+        "known_end_ms": _end_of_scale(span.first_received_ms, span.last_received_ms, now),
+        "quiet": end_ms < now - 1000,
         "state": state,
         "room_name": views.name_of(state) if state is not None else None,
         "fields": views.fields_of(state, _platforms(moment, state)) if state is not None else [],
         **_steps(moment, room_id, asked),
-        **_timeline(moment, room_id, asked.known_cut, span.first_ms, end_ms),
+        **_timeline(moment, room_id, asked.known_cut, (span.first_ms, end_ms), now),
         **_history(moment, room_id, asked),
-        "cursor_x": views.place(end_ms if asked.at_ms is None else asked.at_ms, span.first_ms, end_ms),
+        "cursor_x": place(end_ms if asked.at_ms is None else asked.at_ms, span.first_ms, end_ms),
         "compared": _compared(moment, room_id, asked),
         "head": moment.log.head().position,
     }
@@ -79,16 +81,16 @@ def _last_change(moment: Moment, room_id: str, cut: Cut, to_ms: int | None) -> C
     return changes[0] if changes else None
 
 
-def _timeline(moment: Moment, room_id: str, cut: Cut, first_ms: int, end_ms: int) -> dict[str, Any]:
+def _timeline(moment: Moment, room_id: str, cut: Cut, scale: tuple[int, int], now: int) -> dict[str, Any]:
     try:
         changes = history.history(moment, room_id, cut, limit=_TICKS)
-        visibility = visibilities.visibility(moment, room_id, cut)
+        visibility = visibilities.visibility(moment, room_id, cut, now_ms=now)
     except NotFound:
         return {"ticks": [], "more_ticks": False, "periods": [], "visibility": None}
     return {
-        "ticks": views.ticks_of(changes.changes, first_ms, end_ms),
+        "ticks": ticks_of(changes.changes, *scale),
         "more_ticks": changes.next_cursor is not None,
-        "periods": views.periods_of(visibility.intervals[-_PERIODS:], first_ms, end_ms, visibility.window.to_ms),
+        "periods": periods_of(visibility.intervals[-_PERIODS:], *scale, visibility.window.to_ms),
         "visibility": visibility,
     }
 
@@ -122,5 +124,5 @@ def _compared(moment: Moment, room_id: str, asked: RoomAsked) -> list[views.Comp
 
 
 def _end_of_scale(first_ms: int, last_ms: int, now: int) -> int:
-    """Where a room's timeline ends: now, but soon after its last event, lest a show of months ago shrink to a hair."""
+    """Where a room's timeline ends: now, but soon after its last event if that is long ago."""
     return max(last_ms, min(now, last_ms + max(_AFTERWARDS_MS, (last_ms - first_ms) // 6)))

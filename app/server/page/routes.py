@@ -15,13 +15,13 @@ from app.queries import visibility as visibility_queries
 from app.queries.reader import Moment
 from app.server.authentication import Authentication
 from app.server.node import Service
-from app.server.page import views
 from app.server.page.asked import WINDOWS_MS, RoomAsked, RoomsAsked, check_choice, read_moment
 from app.server.page.forms import own_path, read_form, refuse_other_sites
 from app.server.page.health_page import read_health
 from app.server.page.render import FOLDER, Renderer
 from app.server.page.room_page import read_room
 from app.server.page.rooms_page import read_rooms
+from app.server.page.visibility_file import visibility_csv
 from app.server.sessions import END_COOKIE
 
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -97,7 +97,7 @@ def _other_routes(service: Service, renderer: Renderer, authentication: Authenti
     @get("/room/{room_id:str}/visibility.csv", opt={"page": True}, include_in_schema=False)
     async def visibility_file(room_id: FromPath[str]) -> Response[str]:
         def write(moment: Moment) -> str:
-            return views.visibility_csv(visibility_queries.visibility(moment, _named(room_id), Cut()))
+            return visibility_csv(visibility_queries.visibility(moment, _named(room_id), Cut()))
 
         text = await sync_to_thread(lambda: service.readers.read(write))
         name = "".join(

@@ -1,9 +1,9 @@
-// What scripts add to the page: the reader's own zone, scrubbing, and live updates. Everything works without them.
+// What scripts add to the page: the reader's time zone, scrubbing, and live updates. Everything works without them.
 
 const PLAY_MS = 900;
 const SETTLE_MS = 120;
 
-// ---- times in the reader's zone, UTC on hover ----
+// ---- times in the reader's time zone, UTC on hover ----
 
 const shortTime = new Intl.DateTimeFormat(undefined, {
   year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit",
@@ -17,7 +17,7 @@ function localTimes(root) {
   }
 }
 
-// A box for a time: the browser's own, in the reader's zone; what is sent is the moment in UTC.
+// Shows a time box as the browser's own one, in the reader's time zone; the form sends UTC.
 function localInputs(root) {
   for (const box of root.querySelectorAll("input[data-moment]:not([data-shown])")) {
     const local = document.createElement("input");
@@ -45,7 +45,7 @@ function iso(ms) {
   return new Date(ms).toISOString();
 }
 
-// ---- fetching a page and taking parts of it ----
+// ---- fetching a page and replacing parts of this one ----
 
 let fetching = null;
 
@@ -76,7 +76,7 @@ function take(page, selector) {
   }
 }
 
-// ---- live: changes flow in, resumed by the browser after a break ----
+// ---- live updates; the browser reconnects by itself after a break ----
 
 const said = document.getElementById("live");
 const live = document.querySelector("[data-live]");
@@ -91,7 +91,7 @@ function listen(onChange) {
   addEventListener("pagehide", () => source.close());
 }
 
-// Runs `work` soon, once for all calls that come meanwhile.
+// A function that runs `work` soon, once for all calls until it has ended.
 function gathered(work) {
   let [waiting, again] = [false, false];
   const start = () => {
@@ -108,11 +108,11 @@ function gathered(work) {
 }
 
 function rooms() {
-  if ("past" in live.dataset) { said.textContent = "the past: no updates"; return; }
+  if ("past" in live.dataset) { said.textContent = "a past time: no updates"; return; }
   const moved = new Set();
   const refresh = gathered(async () => {
     const list = document.getElementById("list");
-    // Whoever points at a room, or has the focus on one, keeps it under the pointer: only its cells change.
+    // While the pointer or the focus is in the list, rows keep their places and only their cells change.
     const held = list.matches(":hover") || list.contains(document.activeElement);
     const page = await fetchPage(location.href);
     if (!held) take(page, "#list");
@@ -131,7 +131,7 @@ function rooms() {
 
 function health() {
   setInterval(gathered(async () => {
-    if (document.querySelector("#health details[open]")) return;  // somebody reads a body
+    if (document.querySelector("#health details[open]")) return;  // a body is being read
     take(await fetchPage(location.href), "#health");
   }), 5000);
 }
@@ -185,7 +185,7 @@ function room() {
     show();
   }
 
-  // The marks on the timeline are the changes that can be stepped to; beyond them, the links of the page.
+  // Steps go along the marks of the timeline; before the oldest mark they follow the page's own link.
   function marks() {
     return [...document.querySelectorAll("#timeline a")].map((link) => Date.parse(new URL(link.href.baseVal, location.href).searchParams.get("at")));
   }
@@ -230,7 +230,7 @@ function room() {
     describe();
   }
 
-  // A pointer gets a period's times from its title, a keyboard from here.
+  // The title tells a period's times to a pointer, this to a keyboard.
   addEventListener("focusin", (event) => {
     document.getElementById("period").textContent = event.target.matches(".period") ? event.target.getAttribute("aria-label") : "";
   });
@@ -252,7 +252,7 @@ function room() {
   dress();
 
   const refresh = gathered(async () => {
-    if (!isNow(at) || !isNow(known)) { said.textContent = "there are new changes: go back to now to see them"; return; }
+    if (!isNow(at) || !isNow(known)) { said.textContent = "new changes: go back to now to see them"; return; }
     const page = await fetchPage(address());
     const fresh = page.getElementById("room").dataset;
     for (const [slider, end] of [[at, fresh.end], [known, fresh.knownEnd]]) { slider.max = end; slider.value = end; }
@@ -265,5 +265,5 @@ function room() {
 localTimes(document);
 localInputs(document);
 const zone = document.getElementById("zone");
-if (zone) zone.textContent = `in your zone, ${Intl.DateTimeFormat().resolvedOptions().timeZone}; hover for UTC`;
+if (zone) zone.textContent = `in your time zone, ${Intl.DateTimeFormat().resolvedOptions().timeZone}; hover over a time to see it in UTC`;
 if (live) ({ rooms, room, health })[live.dataset.live]();
