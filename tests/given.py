@@ -12,7 +12,7 @@ from app.infra import sqlite
 from app.log import schema
 from app.log.records import Arrival
 from app.log.store import EventStore
-from app.projector import catch_up as replay
+from app.projector.catch_up import catch_up_all
 from app.projector.fold import fold, start
 from app.projector.read_models import ReadModels, connect_read_models
 from app.projector.rebuild import rebuild
@@ -119,7 +119,7 @@ def _delivered(name: str, batches: list[list[Given]]) -> list[dict[str, Any]]:
         models.create()
         for batch in batches:
             log.append([one.arrival for one in batch])
-            replay.catch_up_all(log, models)
+            catch_up_all(log, models)
         rows = [_as_dict(row) for row in models.all_rows(name)]
         checkpoint = models.checkpoint(name)
         assert (checkpoint.position, checkpoint.error) == (log.head().position, None)

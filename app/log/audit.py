@@ -50,9 +50,9 @@ def _verify_schema(log: EventStore, *, missing: bool = False) -> Difference | No
     return None if name is None else Difference(LOG_FILE, LOG_FILE, f"its {name} is not as it was made")
 
 
-def verify_chain(log: EventStore, progress: Progress = no_progress, *, behind: int = 0) -> Difference | None:
-    """Check the rows of the log behind a position: ids, chain, columns and the order of receipt."""
-    last = _head_at(log, behind)
+def verify_chain(log: EventStore, progress: Progress = no_progress, *, after: int = 0) -> Difference | None:
+    """Check the rows of the log after a position: ids, chain, columns and the order of receipt."""
+    last = _head_at(log, after)
     head = log.head().position
     while records := log.tail(last.position, _PROGRESS_EVERY):
         for record in records:

@@ -23,36 +23,34 @@ def history(
     return history_of(rows)
 
 
-def histories(
-    log: EventStore, *, upto: int, behind: str = "", last: str | None = None
-) -> Iterator[tuple[str, History]]:
-    """Each room behind one room_id, up to another (None: to the end), with its history at positions <= upto."""
+def histories(log: EventStore, *, upto: int, after: str = "", last: str | None = None) -> Iterator[tuple[str, History]]:
+    """Each room after one room_id, up to another (None: to the end), with its history at positions <= upto."""
     rows = log.conn.execute(
         f"SELECT {EVENT_COLUMNS} FROM events INDEXED BY events_by_room"
         f" WHERE room_id > ?{'' if last is None else ' AND room_id <= ?'} AND position <= ?"
         " ORDER BY room_id, event_time_ms",
-        (behind, upto) if last is None else (behind, last, upto),
+        (after, upto) if last is None else (after, last, upto),
     )
     for room_id, of_room in groupby(rows, itemgetter(2)):
         yield room_id, history_of(of_room)
 
 
 def room_ranges(log: EventStore, events: int) -> Iterator[tuple[str, str | None]]:
-    """Cut the rooms into ranges (behind a room_id, up to another) of about so many events; the last has no end.
+    """Cut the rooms into ranges (after a room_id, up to another) of about so many events; the last has no end.
 
     A room is never cut. Each range is one short look at the index: nothing is held open in between.
     """
-    behind = ""
+    after = ""
     while True:
         last = log.value(
             "SELECT room_id FROM events INDEXED BY events_by_room WHERE room_id > ? ORDER BY room_id LIMIT 1 OFFSET ?",
-            behind,
+            after,
             events - 1,
         )
-        yield behind, last
+        yield after, last
         if last is None:
             return
-        behind = last
+        after = last
 
 
 def records(
@@ -64,7 +62,7 @@ def records(
     until: Key | None = None,
     as_of_ms: int = MAX_TIME_MS,
 ) -> Iterator[Record]:
-    """A room's events in event order: those at positions <= upto that sort behind `after`,
+    """A room's events in event order: those at positions <= upto that sort after `after`,
     at or before `until`, and happened at or before `as_of_ms`."""
     # One bound: of two, SQLite would search the index for the first and go on to the end of the room.
     latest_ms = as_of_ms if until is None else min(until[0], as_of_ms)
@@ -80,9 +78,9 @@ def records(
 
 
 def overtakers(
-    log: EventStore, room_id: str, *, behind: Key, before: int, until_ms: int = MAX_TIME_MS
+    log: EventStore, room_id: str, *, after: Key, before: int, until_ms: int = MAX_TIME_MS
 ) -> Iterator[tuple[int, Key]]:
-    """Updates received before the position `before` that sort after `behind` in event order, by event_time_ms.
+    """Updates received before the position `before` that sort after `after` in event order, by event_time_ms.
 
     Gives position and place of each. Lazy: taking one reads one.
     """
@@ -90,9 +88,9 @@ def overtakers(
         "SELECT position, event_time_ms, event_id FROM events INDEXED BY events_by_room"
         " WHERE room_id = ? AND event_time_ms >= ? AND event_time_ms <= ? AND position < ? AND command = ?"
         " ORDER BY event_time_ms",
-        (room_id, behind[0], until_ms, before, UPDATE_ROOM_INFO),
+        (room_id, after[0], until_ms, before, UPDATE_ROOM_INFO),
     ):
-        if (time_ms, event_id) > behind:
+        if (time_ms, event_id) > after:
             yield position, (time_ms, event_id)
 
 

@@ -182,13 +182,13 @@ def _sync_seconds(path: Path) -> Iterator[float]:
 
 def _check_chain(log: EventStore) -> Finding:
     head = log.head()
-    behind = max(0, head.position - _CHAIN_EVENTS)
-    difference = verify_chain(log, behind=behind)
+    after = max(0, head.position - _CHAIN_EVENTS)
+    difference = verify_chain(log, after=after)
     if difference is not None:
         return Finding(
             "chain", BAD, str(difference), "the log was changed or the disk lies: run `roomlapse verify`, keep a copy"
         )
-    return Finding("chain", OK, f"the last {head.position - behind} of {head.position} events hold, {head.chain}")
+    return Finding("chain", OK, f"the last {head.position - after} of {head.position} events hold, {head.chain}")
 
 
 def _check_quarantine(log: EventStore) -> Finding:

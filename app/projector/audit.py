@@ -78,8 +78,8 @@ def _verify_projection(
 
 def _fold_all(log: EventStore, models: ReadModels, name: str, upto: int) -> Iterator[tuple[str, Run, int]]:
     projection = models.projections[name]
-    for behind, last in room_index.room_ranges(log, _EVENTS_AT_ONCE):
-        for room_id, history in room_index.histories(log, behind=behind, last=last, upto=upto):
+    for after, last in room_index.room_ranges(log, _EVENTS_AT_ONCE):
+        for room_id, history in room_index.histories(log, after=after, last=last, upto=upto):
             yield room_id, fold(name, projection, room_id, start(projection), history), len(history.events)
 
 

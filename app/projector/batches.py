@@ -21,14 +21,14 @@ class Batch:
         self._histories: dict[tuple[str, Key], History] = {}
 
     def history(self, room_id: str, after: Key) -> History:
-        """A room's events behind a place in event order, the unread ones among them."""
+        """A room's events after a place in event order, the unread ones among them."""
         found = self._histories.get((room_id, after))
         if found is None:
             found = self._histories[room_id, after] = room_index.history(self.log, room_id, after=after, upto=self.upto)
         return found
 
-    def behind(self, position: int) -> "Batch":
-        """Those of the events that stand behind a position."""
+    def after(self, position: int) -> "Batch":
+        """Those of the events that stand after a position."""
         rooms = {}
         for room_id, history in self.rooms.items():
             arrivals = [pair for pair in zip(history.positions, history.events, strict=True) if pair[0] > position]

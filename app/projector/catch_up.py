@@ -96,7 +96,7 @@ def fold_next(log: EventStore, models: ReadModels, limit: int) -> Step:
     for name, checkpoint in checkpoints.items():
         models.remembered.check(name, checkpoint.position)
         if checkpoint.position < upto:
-            batches[name] = whole if checkpoint.position == after else whole.behind(checkpoint.position)
+            batches[name] = whole if checkpoint.position == after else whole.after(checkpoint.position)
             with suppress(ProjectionFailed):
                 folded[name] = _fold(models, name, batches[name])
     return Step(checkpoints, batches, folded, upto - after, more=upto < head)
@@ -147,7 +147,7 @@ def _project(models: ReadModels, name: str, batch: Batch, folded: _Folded | None
         except ProjectionFailed as failure:
             stop(models, name, failure)
             return late
-    _move_checkpoint(models, name, batch)  # behind the last of these there may be events of no room
+    _move_checkpoint(models, name, batch)  # after the last of these there may be events of no room
     return late
 
 
@@ -178,7 +178,7 @@ def _last_before(history: History, position: int, key: Key) -> Key:
 
 
 def _late_among(fresh: History, furthest: Key) -> int:
-    """How many of a room's unread events arrived after one that sorts behind them; `furthest` sorts last before."""
+    """How many of a room's unread events arrived after one that sorts after them; `furthest` sorts last before."""
     if len(fresh.events) == 1:
         return int(fresh.events[0].key < furthest)
     late = 0

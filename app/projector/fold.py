@@ -23,9 +23,9 @@ class Saved(msgspec.Struct, frozen=True):
     events: int
     key: Key
     max_position: int
-    """The highest log position among those events: the state holds for any cut of the log at or behind it."""
+    """The highest log position among those events: the state holds for any cut of the log at or after it."""
     min_position: int
-    """The lowest log position among those of them that sort behind the saved state before this one."""
+    """The lowest log position among those of them that sort after the saved state before this one."""
     state: Any
 
 

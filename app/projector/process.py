@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -21,6 +20,7 @@ from app.infra.data_dir import DataDir
 from app.infra.errors import NewerSchema, NoData, reason_of
 from app.infra.json_logs import set_up_logging
 from app.infra.processes import settle_memory
+from app.infra.throttle import Throttle
 from app.log.files import open_log_reader
 from app.log.store import EventStore
 from app.projector.catch_up import catch_up
@@ -31,7 +31,6 @@ from app.projector.upkeep import drop_corrupt_read_models, mend, open_read_model
 WAKE, WANT = b"wake\n", b"want\n"
 _TICK_S = 0.5  # other processes append too (import, retry): look for their events now and then
 _RETRY_S = 1.0
-_SAY_EVERY_S = 10.0
 _EVERY_S = 0.5  # a room's events that are read together are cheaper; a reader who waits for them ends this at once
 
 _log = logging.getLogger("app.projector.process")  # and not __main__, which it is run as
@@ -67,8 +66,8 @@ class Projector:
         self._stopping = False
         self._stopped: set[str] = set()
         self._reason = ""
-        self._said, self._said_at_s = "", 0.0
-        self._unchecked = True  # whether the file of the read models may be spoilt: after a crash, say
+        self._reasons = Throttle()
+        self._unchecked = True  # whether the file of the read models may be corrupt: after a crash, say
 
     def wake(self, *, wanted: bool = False) -> None:
         """Say that the log has grown, or that somebody waits for what is in it."""
@@ -95,13 +94,10 @@ class Projector:
                 self._wait(reason_of(error), error)
 
     def _wait(self, reason: str, bug: Exception | None) -> None:
-        """Report and log why, the same again at most every ten seconds: a full disk is not to fill another with this.
-        Then give it some time."""
+        """Report and log why no step is taken, then wait before the next try."""
         self._reason = reason
         self._report_to(Report(0, 0, {}, {}, 0, reason))
-        now_s = time.monotonic()
-        if reason != self._said or now_s - self._said_at_s >= _SAY_EVERY_S:
-            self._said, self._said_at_s = reason, now_s
+        if self._reasons.due(reason):
             _log.error("projections wait: %s", reason, exc_info=bug)
         time.sleep(_RETRY_S)
 
@@ -109,11 +105,7 @@ class Projector:
         if self._unchecked:  # before anything is reported: questions wait for that
             drop_corrupt_read_models(self._data_dir)
             self._unchecked = False
-        with ExitStack() as stack:
-            log = open_log_reader(self._data_dir)
-            stack.callback(log.close)
-            models = open_read_models(self._data_dir)
-            stack.callback(models.close)
+        with open_log_reader(self._data_dir) as log, open_read_models(self._data_dir) as models:
             file = self._data_dir.read_models_file()
             self._report(log, models, 0)
 
@@ -126,15 +118,12 @@ class Projector:
             while not self._stopping and file == self._data_dir.read_models_file():
                 if self._woken.wait(_TICK_S):
                     self._wanted.wait(max(0.0, next_s - time.monotonic()))
-                elif any(self._may_go_on(name) for name in stale_projections(log, models)):
+                elif stale_projections(log, models).keys() - self._stopped:
                     mend(self._data_dir, log, models, meanwhile)
                 self._woken.clear()
                 self._wanted.clear()
                 next_s = time.monotonic() + _EVERY_S
                 self._catch_up(log, models)
-
-    def _may_go_on(self, name: str) -> bool:
-        return name not in self._stopped
 
     def _catch_up(self, log: EventStore, models: ReadModels) -> None:
         more = True
@@ -160,9 +149,9 @@ class Projector:
 
 
 def main() -> None:
-    """Run the projector of the data directory that is given, with stdin and stdout as the file's head says."""
+    """Run the projector of the data directory that is given, with stdin and stdout as the module's docstring says."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # who is asked to stop is the server; it tells us when it is done
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server says when to stop
     set_up_logging()
     settle_memory()
     (path,) = sys.argv[1:]

@@ -135,7 +135,7 @@ class ReadModels:
         )
 
     def move_checkpoint(self, name: str, checkpoint: Checkpoint) -> None:
-        """Save a projection's checkpoint behind what has just been written: what is remembered is of there."""
+        """Save a projection's checkpoint with what was just written: remembered states hold for this position."""
         self.save_checkpoint(name, checkpoint)
         self.remembered.move(name, checkpoint.position)
 
@@ -168,7 +168,7 @@ class ReadModels:
             yield table.read(row)
 
     def room_ids(self, name: str, after: str = "") -> Iterator[str]:
-        """The rooms that have rows in a read model, by room_id, behind `after`."""
+        """The rooms that have rows in a read model, by room_id, after `after`."""
         table = self.tables[name].name
         for (room_id,) in self.conn.execute(
             f"SELECT DISTINCT room_id FROM {table} WHERE room_id > ? ORDER BY room_id", (after,)

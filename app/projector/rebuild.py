@@ -106,12 +106,12 @@ def _is_behind(checkpoints: Mapping[str, Checkpoint], others: Mapping[str, Check
 
 
 def has_leftovers(models: ReadModels) -> bool:
-    """Whether a rebuild is running, or was killed and left its tables behind."""
+    """Whether a rebuild is running, or was killed and left its tables."""
     return bool(_tables_of_rebuild(models.conn))
 
 
 def drop_leftovers(models: ReadModels) -> None:
-    """Remove what a rebuild left behind when it was killed. The caller holds the rebuild lock."""
+    """Remove what a killed rebuild left. The caller holds the rebuild lock."""
     with models.transaction():
         _drop_tables(models.conn)
 
@@ -136,13 +136,13 @@ def _fold_rooms(
     """Fold all rooms, some at a time; give the columns of their rows and states, and how many events that took."""
     ranges = room_index.room_ranges(log, _CHUNK_EVENTS)
     if jobs == 1:
-        for behind, last in ranges:
-            yield _fold_range(log, projections, behind, last, upto)
+        for after, last in ranges:
+            yield _fold_range(log, projections, after, last, upto)
         return
     pool = stack.enter_context(workers(jobs, _Worker.open, log.path, tuple(projections)))
     waiting: deque[Future[tuple[FlatRooms, int]]] = deque()
-    for behind, last in ranges:
-        waiting.append(pool.submit(_Worker.fold_range, behind, last, upto))
+    for after, last in ranges:
+        waiting.append(pool.submit(_Worker.fold_range, after, last, upto))
         if len(waiting) > 2 * jobs:  # bounded: results wait in memory until they are written
             yield waiting.popleft().result()
     while waiting:
@@ -150,7 +150,7 @@ def _fold_rooms(
 
 
 def _fold_range(
-    log: EventStore, projections: Mapping[str, Projection], behind: str, last: str | None, upto: int
+    log: EventStore, projections: Mapping[str, Projection], after: str, last: str | None, upto: int
 ) -> tuple[FlatRooms, int]:
     """Fold the rooms of a range from their first events; give the columns, and how many events that took."""
     tables = {name: Table("", projection) for name, projection in projections.items()}
@@ -159,7 +159,7 @@ def _fold_range(
     collecting = gc.isenabled()
     gc.disable()  # a fold makes millions of small objects and no cycles; the collector would look at them all
     try:
-        for room_id, history in room_index.histories(log, behind=behind, last=last, upto=upto):
+        for room_id, history in room_index.histories(log, after=after, last=last, upto=upto):
             events += len(history.events)
             for name, projection in projections.items():
                 run = fold(name, projection, room_id, start(projection), history)
@@ -189,5 +189,5 @@ class _Worker:
         cls.projections = {name: known[name] for name in names}
 
     @classmethod
-    def fold_range(cls, behind: str, last: str | None, upto: int) -> tuple[FlatRooms, int]:
-        return _fold_range(cls.log, cls.projections, behind, last, upto)
+    def fold_range(cls, after: str, last: str | None, upto: int) -> tuple[FlatRooms, int]:
+        return _fold_range(cls.log, cls.projections, after, last, upto)

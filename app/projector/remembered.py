@@ -34,7 +34,7 @@ class Remembered:
         return None if state is None else state.saved
 
     def take(self, name: str, room_id: str) -> RoomState | None:
-        """Give a room's state and forget it: it is about to be left behind."""
+        """Give a room's state and forget it: another one is about to be written."""
         return self._rooms[name].pop(room_id, None)
 
     def keep(self, name: str, room_id: str, state: RoomState) -> None:

@@ -1,4 +1,4 @@
-"""Which updates were late: they arrived after an update that sorts behind them in event order."""
+"""Which updates were late: they arrived after an update that sorts after them in event order."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from app.projector.read_models import ReadModels
 from app.queries.reader import Moment
 
 _Overtaker = tuple[int, Key]
-"""The position and the key of an update that arrived before another one and sorts behind it."""
+"""The position and the key of an update that arrived before another one and sorts after it."""
 
 
 def late_positions(moment: Moment, room_id: str, records: list[Record]) -> set[int]:
@@ -36,8 +36,8 @@ def late_positions(moment: Moment, room_id: str, records: list[Record]) -> set[i
 def _overtaker_of(moment: Moment, room_id: str, late: Record) -> _Overtaker | None:
     """An update that overtook this one, None if there is none."""
     for begin_ms, until_ms in parts_from_before(moment.models, room_id, late.key, late.position):
-        behind = max(late.key, (begin_ms, ""))
-        for found in room_index.overtakers(moment.log, room_id, behind=behind, before=late.position, until_ms=until_ms):
+        after = max(late.key, (begin_ms, ""))
+        for found in room_index.overtakers(moment.log, room_id, after=after, before=late.position, until_ms=until_ms):
             return found
     return None
 
@@ -46,7 +46,7 @@ def _late_among(moment: Moment, room_id: str, records: list[Record], in_time: Re
     """The late ones of some updates, newest first, of which the one that arrived last was in time."""
     overtakers = sorted(
         room_index.overtakers(
-            moment.log, room_id, behind=records[-1].key, before=in_time.position, until_ms=in_time.event_time_ms
+            moment.log, room_id, after=records[-1].key, before=in_time.position, until_ms=in_time.event_time_ms
         ),
         key=lambda overtaker: overtaker[1],
         reverse=True,
@@ -61,11 +61,11 @@ def _late_among(moment: Moment, room_id: str, records: list[Record], in_time: Re
     return late
 
 
-def parts_from_before(models: ReadModels, room_id: str, behind: Key, position: int) -> Iterator[tuple[int, int]]:
-    """The parts of a room's history behind a place that hold an event from before a log position.
+def parts_from_before(models: ReadModels, room_id: str, after: Key, position: int) -> Iterator[tuple[int, int]]:
+    """The parts of a room's history after a place that hold an event from before a log position.
 
     As the times of their first and last events, in event order. A part goes from one saved state to the next; what
-    sorts behind the last of those is always given. Reads a STEP-th of the history.
+    sorts after the last of those is always given. Reads a STEP-th of the history.
     """
     yield from models.conn.execute(
         """
@@ -79,8 +79,8 @@ def parts_from_before(models: ReadModels, room_id: str, behind: Key, position: i
         """,
         {
             "room_id": room_id,
-            "time_ms": behind[0],
-            "event_id": behind[1],
+            "time_ms": after[0],
+            "event_id": after[1],
             "position": position,
             "first": -MAX_TIME_MS,
         },

@@ -95,8 +95,8 @@ def test_history_with_all_its_bounds(history: EventStore) -> None:
 
 
 def test_histories_are_room_by_room_in_event_order(history: EventStore) -> None:
-    def found(behind: str, last: str | None, upto: int = 9) -> list[tuple[str, list[str]]]:
-        rooms = room_index.histories(history, behind=behind, last=last, upto=upto)
+    def found(after: str, last: str | None, upto: int = 9) -> list[tuple[str, list[str]]]:
+        rooms = room_index.histories(history, after=after, last=last, upto=upto)
         return [(room_id, ids_in(one)) for room_id, one in rooms]
 
     room_r = ("r", ["a0", "b", "a", "z", "c", "d"])
@@ -134,16 +134,16 @@ def test_ranges_of_any_size_have_every_room_once_and_whole(
     store, sizes = crowd
     head = store.head().position
     found = []
-    behind: str | None = ""
+    after: str | None = ""
     for begin, last in room_index.room_ranges(store, events):
-        assert begin == behind
-        behind = last
-        rooms = list(room_index.histories(store, behind=begin, last=last, upto=head))
+        assert begin == after
+        after = last
+        rooms = list(room_index.histories(store, after=begin, last=last, upto=head))
         found += rooms
         taken = [len(one.events) for _, one in rooms]
         assert sum(taken[:-1]) < events, "a range goes no further than it has to"
         assert last is None or sum(taken) >= events
-    assert behind is None
+    assert after is None
     by_bytes = sorted(sizes, key=lambda room_id: room_id.encode())
     assert [(room_id, len(one.events)) for room_id, one in found] == [(room_id, sizes[room_id]) for room_id in by_bytes]
     for room_id, one in found:
@@ -168,18 +168,18 @@ def test_rooms_that_come_between_two_ranges_are_in_one_of_those_to_come(store: E
 
 
 def test_overtakers_came_before_and_sort_behind(history: EventStore) -> None:
-    assert sorted(room_index.overtakers(history, "r", behind=(10, "a0"), before=7)) == [
+    assert sorted(room_index.overtakers(history, "r", after=(10, "a0"), before=7)) == [
         (1, (30, "d")),
         (2, (10, "b")),
         (4, (20, "z")),
         (5, (20, "a")),
     ]
-    assert sorted(room_index.overtakers(history, "r", behind=(20, "a"), before=5)) == [(1, (30, "d")), (4, (20, "z"))]
-    assert list(room_index.overtakers(history, "r", behind=(30, "d"), before=99)) == []
-    assert list(room_index.overtakers(history, "r", behind=(10, "b"), before=2)) == [(1, (30, "d"))]
-    assert list(room_index.overtakers(history, "r", behind=(10, "b"), before=1)) == []
-    assert list(room_index.overtakers(history, "q", behind=(10, "a0"), before=9)) == [(3, (15, "x1"))]
-    assert list(room_index.overtakers(history, "r", behind=(10, "a0"), before=5, until_ms=20)) == [
+    assert sorted(room_index.overtakers(history, "r", after=(20, "a"), before=5)) == [(1, (30, "d")), (4, (20, "z"))]
+    assert list(room_index.overtakers(history, "r", after=(30, "d"), before=99)) == []
+    assert list(room_index.overtakers(history, "r", after=(10, "b"), before=2)) == [(1, (30, "d"))]
+    assert list(room_index.overtakers(history, "r", after=(10, "b"), before=1)) == []
+    assert list(room_index.overtakers(history, "q", after=(10, "a0"), before=9)) == [(3, (15, "x1"))]
+    assert list(room_index.overtakers(history, "r", after=(10, "a0"), before=5, until_ms=20)) == [
         (2, (10, "b")),
         (4, (20, "z")),
     ]
@@ -187,4 +187,4 @@ def test_overtakers_came_before_and_sort_behind(history: EventStore) -> None:
 
 def test_only_updates_overtake(store: EventStore) -> None:
     store.append([arrival("a", 30, command="Live.CallbackAfterDestroyRoom"), arrival("b", 20), arrival("c", 10)])
-    assert list(room_index.overtakers(store, "r", behind=(10, "c"), before=3)) == [(2, (20, "b"))]
+    assert list(room_index.overtakers(store, "r", after=(10, "c"), before=3)) == [(2, (20, "b"))]
