@@ -109,7 +109,9 @@ def test_a_log_that_cannot_be_read_is_told_by_whoever_is_asked_and_callbacks_are
         assert answer.status_code == 503, path
         assert told in answer.text, path
         assert "run `roomlapse verify`" in answer.text, path
-    assert "The pages are out of date because the projections are waiting" in server.client.get("/health", timeout=20).text
+    assert (
+        "The pages are out of date because the projections are waiting" in server.client.get("/health", timeout=20).text
+    )
     assert server.post(body_of("r", T0 + 1)).status_code == 200
     assert server.logs().count("projections wait") <= 3, "one in ten seconds"
     assert "Traceback" not in server.logs()
