@@ -147,14 +147,9 @@ def read_address(env: Mapping[str, str] = os.environ) -> tuple[str, int]:
 
 
 def read_projections_folder(env: Mapping[str, str] = os.environ) -> Path | None:
-    """Read ROOMLAPSE_PROJECTIONS, None if it is not set. Raises BadSettings if it is no folder."""
+    """Read ROOMLAPSE_PROJECTIONS, None if it is not set."""
     given = env.get(PROJECTIONS, "").strip()
-    if not given:
-        return None
-    folder = Path(given).absolute()
-    if not folder.is_dir():
-        raise BadSettings(f"{PROJECTIONS} names {given}, which is no folder: make it, or unset it")
-    return folder
+    return Path(given).absolute() if given else None
 
 
 def read_allowed_hosts(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -58,6 +58,13 @@ class Table:
             " PRIMARY KEY (room_id, event_time_ms, event_id)) STRICT, WITHOUT ROWID"
         )
 
+    def is_made(self, conn: Connection) -> bool:
+        """Whether both tables are there, and the one of the rows has these columns and this key."""
+        found = conn.execute("SELECT name, type, pk > 0 FROM pragma_table_info(?)", (self.name,)).fetchall()
+        wanted = [(name, column.sql.partition(" ")[0], name in self.key) for name, column in self.types.items()]
+        (states,) = conn.execute("SELECT count(*) FROM pragma_table_info(?)", (self.states,)).fetchone()
+        return found == wanted and states > 0
+
     def replace_with(self, conn: Connection, other: "Table") -> None:
         """Put another one's tables in the place of these."""
         for mine, theirs in ((self.name, other.name), (self.states, other.states)):
@@ -69,7 +76,7 @@ class Table:
         if self._raw or self._bool:
             columns = list(values)
             for i in self._raw:
-                columns[i] = msgspec.Raw(columns[i].encode())
+                columns[i] = None if columns[i] is None else msgspec.Raw(columns[i].encode())
             for i in self._bool:
                 columns[i] = None if columns[i] is None else bool(columns[i])
             return self.row(*columns)

@@ -81,7 +81,7 @@ class ReadModels:
             raise
 
     def create(self) -> None:
-        """Make what is missing. A projection that is new here starts at position 0. Raises NewerSchema."""
+        """Make what is missing: new projections, and those whose columns changed, start at 0. Raises NewerSchema."""
         with self.transaction():
             self._begin_layout()
             self.conn.execute(
@@ -89,10 +89,11 @@ class ReadModels:
                 " version INTEGER NOT NULL, position INTEGER NOT NULL, chain TEXT NOT NULL, error TEXT)"
                 " STRICT, WITHOUT ROWID"
             )
-            for name, projection in self.projections.items():
-                if self.find_checkpoint(name) is None:
-                    self.tables[name].create(self.conn)
-                    self.save_checkpoint(name, Checkpoint(projection.VERSION, 0, GENESIS, None))
+            for name, table in self.tables.items():
+                version, found = self.projections[name].VERSION, self.find_checkpoint(name)
+                if found is None or (found.version == version and not table.is_made(self.conn)):
+                    table.create(self.conn)
+                    self.save_checkpoint(name, Checkpoint(version, 0, GENESIS, None))
 
     def _begin_layout(self) -> None:
         if self._layout() < _LAYOUT:
@@ -170,10 +171,8 @@ class ReadModels:
     def room_ids(self, name: str, after: str = "") -> Iterator[str]:
         """The rooms that have rows in a read model, by room_id, after `after`."""
         table = self.tables[name].name
-        for (room_id,) in self.conn.execute(
-            f"SELECT DISTINCT room_id FROM {table} WHERE room_id > ? ORDER BY room_id", (after,)
-        ):
-            yield room_id
+        rows = self.conn.execute(f"SELECT DISTINCT room_id FROM {table} WHERE room_id > ? ORDER BY room_id", (after,))
+        yield from (room_id for (room_id,) in rows)
 
     def known_room_ids(self, name: str) -> Iterator[str]:
         """The rooms that have rows or saved states, by room_id."""

@@ -1,6 +1,7 @@
 """Which projections there are: the built-in ones, and those of the folder that ROOMLAPSE_PROJECTIONS names."""
 
 import importlib.util
+import inspect
 import re
 import sys
 from contextlib import closing
@@ -12,8 +13,8 @@ from typing import Any
 import msgspec
 
 from app.infra import sqlite
-from app.infra.errors import BadProjection, reason_of
-from app.infra.settings import read_projections_folder
+from app.infra.errors import BadProjection, BadSettings, reason_of
+from app.infra.settings import PROJECTIONS, read_projections_folder
 from app.projector.columns import Table
 from projections import ALL, Projection
 
@@ -26,17 +27,24 @@ _FIVE_NAMES = ("VERSION", "Row", "initial", "apply", "rows")
 
 
 def known_projections() -> dict[str, Projection]:
-    """The projections of this process by name, the built-in ones first. Raises BadProjection and BadSettings."""
+    """The projections of this process by name, the built-in ones first. Raises BadProjection and BadSettings.
+
+    Files are imported once: a process goes on with what it began with, whatever becomes of the folder.
+    """
     folder = read_projections_folder()
     return dict(ALL) if folder is None else dict(_load(folder))
 
 
 @cache
 def _load(folder: Path) -> dict[str, Projection]:
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".py" and not path.name.startswith("_"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadSettings(f"{PROJECTIONS} names {folder}, which is no folder: make it, or unset it") from None
+    except OSError as error:
+        raise BadSettings(f"{PROJECTIONS} names {folder}, which cannot be read: {error}") from None
     projections = dict(ALL)
-    for path in sorted(folder.glob("*.py")):
-        if path.name.startswith("_"):
-            continue
+    for path in paths:
         if path.stem in projections:
             raise BadProjection(f"{path}: the name {path.stem} is taken by a built-in projection: rename the file")
         projection = _import(path)
@@ -57,9 +65,10 @@ def _import(path: Path) -> Any:
     wrote_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001  it is somebody's code, and whatever it raises is why it is refused
+    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever somebody's code raises is why it is refused
         del sys.modules[name]
-        raise BadProjection(f"{path} cannot be imported: {reason_of(error)}") from None
+        reason = " ".join(reason_of(error).split())
+        raise BadProjection(f"{path} cannot be imported: {reason}") from None
     finally:
         sys.dont_write_bytecode = wrote_bytecode
     return module
@@ -76,6 +85,10 @@ def _problem_of(module: Any, name: str, others: dict[str, Projection]) -> str | 
         return "VERSION is not a whole number from 1 on"
     if not isinstance(module.initial, msgspec.Struct):
         return "initial is not an instance of a msgspec Struct"
+    try:
+        msgspec.msgpack.decode(msgspec.msgpack.encode(module.initial), type=type(module.initial))
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        return f"initial cannot be saved and read again ({reason_of(error)})"
     for each in ("apply", "rows"):
         if not callable(getattr(module, each)):
             return f"{each} is not a function"
@@ -90,7 +103,23 @@ def _problem_of_row(module: Any, others: dict[str, Projection]) -> str | None:
     missing = [each for each in ("TABLE", "KEY", "GROWS") if not hasattr(row, each)]
     if missing:
         return f"Row.{missing[0]} is missing"
-    table = row.TABLE
+    try:
+        fields = msgspec.structs.fields(row)
+    except NameError as error:
+        return f"the types of Row's fields cannot be looked up: {error}"
+    names = tuple(field.name for field in fields)
+    key = row.KEY
+    if not isinstance(key, tuple) or key[:1] != ("room_id",) or names[: len(key)] != key or fields[0].type is not str:
+        return "Row.KEY is not a tuple of Row's first fields, of which the first is room_id, a str"
+    if type(row.GROWS) is not bool or (row.GROWS and len(key) == 1):
+        return "Row.GROWS is neither True nor False, or is True while KEY has nothing after room_id"
+    if any(field.kind is inspect.Parameter.KEYWORD_ONLY for field in inspect.signature(row).parameters.values()):
+        return "Row has fields that are given by name only"
+    return _problem_of_table(module, others)
+
+
+def _problem_of_table(module: Any, others: dict[str, Projection]) -> str | None:
+    table = module.Row.TABLE
     if not isinstance(table, str) or not _NAME.fullmatch(table):
         return f"Row.TABLE is {table!r}: lower-case letters, digits and _ make a table's name"
     if table == CHECKPOINTS or table.endswith("_states") or table.startswith((REBUILD_PREFIX, "sqlite_")):
@@ -101,6 +130,6 @@ def _problem_of_row(module: Any, others: dict[str, Projection]) -> str | None:
     try:
         with closing(sqlite.open_writer(sqlite.MEMORY, synchronous="OFF")) as conn:
             Table("", module).create(conn)
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, sqlite.Error) as error:
+    except (KeyError, TypeError, ValueError, sqlite.Error) as error:
         return f"no table can be made of Row ({reason_of(error)}): its fields are str, int, bool, msgspec.Raw or None"
     return None

@@ -3,13 +3,21 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import APP_ID, T0, StartServer, body_of, run
 from kit.wait import wait_until
 
+from app.infra.data_dir import DataDir
 from app.infra.errors import BadProjection, BadSettings
 from app.infra.settings import PROJECTIONS
+from app.log import schema
+from app.log.records import Arrival
+from app.log.store import EventStore
+from app.ops.verify import verify
 from app.projector.registry import known_projections
+from app.projector.upkeep import bring_up, open_read_models
+from app.tencent.body import decode
 from projections import ALL
 
 SEAT_MODES = '''
@@ -104,11 +112,26 @@ def test_the_files_of_the_folder_stand_behind_the_built_in_ones_by_name(folder: 
         (('"seat_modes"', '"mine_states"'), "is kept for Roomlapse itself"),
         (('"seat_modes"', '"rebuild_mine"'), "is kept for Roomlapse itself"),
         (('"seat_modes"', '"sqlite_mine"'), "is kept for Roomlapse itself"),
-        (('("room_id", "mode")', '("mode",)'), "no table can be made of Row"),
+        (("class Row(msgspec.Struct, frozen=True)", "class Row(msgspec.Struct, frozen=True, kw_only=True)"), "by name"),
+        (('("room_id", "mode")', '("mode",)'), "Row.KEY is not a tuple"),
+        (('("room_id", "mode")', "()"), "Row.KEY is not a tuple"),
+        (('("room_id", "mode")', '"room_id"'), "Row.KEY is not a tuple"),
+        (('("room_id", "mode")', '("room_id", "times")'), "Row.KEY is not a tuple"),
+        (("    room_id: str\n", "    room_id: int\n"), "Row.KEY is not a tuple"),
+        (
+            ('("room_id", "mode")\n    GROWS: ClassVar = False', '("room_id",)\n    GROWS: ClassVar = True'),
+            "Row.GROWS is",
+        ),
+        (("GROWS: ClassVar = False", "GROWS: ClassVar = None"), "Row.GROWS is neither"),
+        (("    times: int\n", '    times: "NoSuchType"\n'), "cannot be looked up: .*NoSuchType"),
+        (("times: dict[str, int] = {}", "times: object = object()"), "initial cannot be saved"),
+        (('"seat_modes"', '"Rooms"'), "make a table's name"),
         (("    times: int\n", "    times: list[int]\n"), "no table can be made of Row"),
         (("    times: int\n", "    order: int\n"), "no table can be made of Row"),
         (("import msgspec\n", "import no_such_module_of_mine\n"), "cannot be imported: ModuleNotFoundError"),
         (("VERSION = 1", "VERSION = "), "cannot be imported: SyntaxError"),
+        (("VERSION = 1", "raise SystemExit(0)"), "cannot be imported: SystemExit"),
+        (("VERSION = 1", 'raise ValueError("one\\ntwo")'), "cannot be imported: ValueError: one two"),
     ],
 )
 def test_what_is_no_projection_is_refused_by_name_with_the_reason(
@@ -120,6 +143,54 @@ def test_what_is_no_projection_is_refused_by_name_with_the_reason(
     with pytest.raises(BadProjection, match=reason) as refused:
         known_projections()
     assert str(folder / "seat_modes.py") in str(refused.value)
+
+
+def test_a_file_whose_name_is_none_of_a_projection_is_refused(folder: Path) -> None:
+    (folder / "Seat-Modes.py").write_text(SEAT_MODES)
+    with pytest.raises(BadProjection, match="'Seat-Modes' is no name of a projection"):
+        known_projections()
+
+
+def test_a_process_goes_on_with_what_it_began_with(folder: Path) -> None:
+    (folder / "seat_modes.py").write_text(SEAT_MODES)
+    known = known_projections()
+    (folder / "seat_modes.py").unlink()
+    folder.rmdir()
+    assert known_projections() == known
+
+
+OPTIONAL = SEAT_MODES.replace(
+    "times: int\n", "times: int\n    note: msgspec.Raw | None\n    even: bool | None\n"
+).replace("mode, times)", 'mode, times, None if times == 1 else msgspec.Raw(b"[2]"), None if times == 1 else True)')
+TWICE = SEAT_MODES.replace("VERSION = 1", "VERSION = 2").replace("get(mode, 0) + 1", "get(mode, 0) + 2")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "rows"),
+    [
+        pytest.param(SEAT_MODES, TWICE, [(2,), (4,)], id="a higher VERSION"),
+        pytest.param(SEAT_MODES, OPTIONAL, [(1, None, None), (2, b"[2]", True)], id="columns more, VERSION the same"),
+        pytest.param(OPTIONAL, SEAT_MODES, [(1,), (2,)], id="columns less, VERSION the same"),
+    ],
+)
+def test_a_projection_that_changed_is_filled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, then: str, rows: list[tuple[object, ...]]
+) -> None:
+    data_dir = DataDir(tmp_path)
+    with EventStore(schema.open_log(data_dir.log_path)) as log:
+        bodies = [body_of("r", T0 + i, TakeSeatMode=mode) for i, mode in enumerate(("a", "b", "b"))]
+        log.append([Arrival(decode(body, T0 + 10), T0 + i) for i, body in enumerate(bodies)])
+        found = []
+        for number, text in enumerate((first, then)):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "seat_modes.py").write_text(text)
+            monkeypatch.setenv(PROJECTIONS, str(folder))
+            with open_read_models(data_dir) as models:
+                bring_up(data_dir, log, models)
+                found = [msgspec.structs.astuple(row)[2:] for row in models.all_rows("seat_modes")]
+                assert verify(log, models) is None
+        assert [tuple(bytes(it) if isinstance(it, msgspec.Raw) else it for it in row) for row in found] == rows
 
 
 def test_names_that_are_taken_are_refused(folder: Path) -> None:

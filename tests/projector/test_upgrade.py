@@ -18,6 +18,8 @@ from click.testing import CliRunner, Result
 from kit.program import environment
 
 from app.cli.main import main
+from app.infra.data_dir import DataDir
+from app.projector.upkeep import open_read_models
 from projections import ALL
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "data-0.1.0"
@@ -31,6 +33,8 @@ COLUMNS = {
 KILLED_BY = """
 import os, signal, sys
 from app.cli.main import main
+from app.infra.data_dir import DataDir
+from app.projector.upkeep import open_read_models
 
 statements = 0
 def count(frame, event, called):
@@ -113,6 +117,12 @@ def test_there_are_131_answers() -> None:
 
 def test_it_answers_the_same(data: Path) -> None:
     assert_answers_the_same(data)
+
+
+def test_its_tables_are_taken_as_they_are(data: Path) -> None:
+    with open_read_models(DataDir(data)) as models:
+        assert {models.checkpoint(name).position for name in ALL} == {HEAD}
+        assert all(table.is_made(models.conn) for table in models.tables.values())
 
 
 def test_it_answers_the_same_when_the_read_models_are_gone(data: Path) -> None:
