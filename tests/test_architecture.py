@@ -12,8 +12,7 @@ from projections import ALL
 
 ROOT = Path(__file__).parent.parent
 FLOORS: list[set[str]] = [
-    {"app.event"},
-    {"app.infra"},
+    {"app.event", "app.infra"},
     {"app.tencent", "projections"},
     {"app.log"},
     {"app.receiver", "app.projector"},

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.event import BEFORE_ALL, Event, History, canonical_json, event_id_of
-from app.infra.strict_json import BadJSON, parse_json
+from app.tencent.strict_json import BadJSON, parse_json
 
 
 def event_id(text: str) -> str:
@@ -301,7 +301,7 @@ def test_brackets_behind_an_escaped_backslash_do_count() -> None:
 def test_a_full_size_body_of_quotes_is_refused_before_the_sender_gives_up() -> None:
     # 64 KiB that a search which starts again at each quote would take a quarter of a minute for (law 11).
     program = (
-        "from app.infra.strict_json import BadJSON, parse_json\n"
+        "from app.tencent.strict_json import BadJSON, parse_json\n"
         "body = b'[' * 65 + b'\"' + b'\\\\\"' * 32700\n"
         "assert len(body) <= 65536\n"
         "try:\n"

@@ -5,11 +5,11 @@ import msgspec
 from app.infra import sqlite
 from app.infra.data_dir import LOG_FILE
 from app.infra.progress import Progress, no_progress
-from app.infra.strict_json import BadJSON
 from app.log.records import GENESIS, Head, Record, next_chain
 from app.log.schema import corrupt_schema
 from app.log.store import EventStore
 from app.tencent.body import UPDATE_ROOM_INFO, Invalid, decode
+from app.tencent.strict_json import BadJSON
 
 _FAR_FUTURE_MS = 2**62  # whether EventTime was ahead of the clock was settled when the callback came
 _PROGRESS_EVERY = 1000

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from app.event import Event, canonical_json, event_id_of
-from app.infra.strict_json import BadJSON, parse_json
 from app.tencent.request import is_blocking
+from app.tencent.strict_json import BadJSON, parse_json
 
 UPDATE_ROOM_INFO = "Live.CallbackAfterUpdateRoomInfo"
 MAX_BODY_BYTES = 64 * 1024

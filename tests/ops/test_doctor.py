@@ -23,10 +23,10 @@ from kit.wait import wait_until
 from app.event import event_id_of
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
-from app.infra.strict_json import parse_json
 from app.log.files import open_log, open_log_reader
 from app.log.records import next_chain
 from app.tencent.sender import signed_query
+from app.tencent.strict_json import parse_json
 
 API, ADMIN = "canary-api-token", "canary-admin-token"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
