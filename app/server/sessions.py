@@ -36,6 +36,8 @@ class Sessions:
         # http.cookies would give up on all cookies at the first that another program wrote in its own way.
         pairs = (pair.strip().partition("=") for pair in header.split(";"))
         value = next((value for name, _, value in pairs if name == COOKIE), "")
+        if "+" in value or "/" in value:  # base64 reads them like - and _: a cookie has one spelling
+            return None
         try:
             return _ROLES.get(self._signer.unsign(value, max_age=SESSION_S))
         except BadSignature:  # an expired one too
