@@ -39,7 +39,7 @@ LAWS = {
     "crashes": (
         test_crashes.test_a_crash_between_any_two_statements_then_catching_up_equals_a_rebuild,
         test_crashes.CRASHES,
-        2 * HISTORIES,
+        HISTORIES,
     ),
 }
 
