@@ -28,8 +28,8 @@ RoomlapseError
         ├── CorruptEvent       an event in the log is not what was stored
         └── CorruptState       a saved state cannot be read
 
-An error of SQLite itself (`sqlite.Error`) or of the system (`OSError`) is told like Broken. `Invalid` (a body breaks a
-rule) and `Refused` (the sender gets an HTTP status) stand in `tencent`: they are answers of the receiver, not errors.
+An error of SQLite itself (`sqlite.Error`) or of the system (`OSError`) is mapped like Broken. `Invalid` (a body breaks
+a rule) and `Refused` (the sender gets an HTTP status) stand in `tencent`: they are answers of the receiver, not errors.
 """
 
 

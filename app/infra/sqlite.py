@@ -80,7 +80,7 @@ def named_in_errors(path: Path | str) -> Iterator[None]:
 
 
 def open_reader(path: Path | str, mapped_bytes: int = 0) -> Connection:
-    """Open a database of ours that nobody may write through this connection. Raises NoData if there is none.
+    """Open a database read-only. Raises NoData if there is none.
 
     `mapped_bytes` of the file are mapped into memory, which halves the cost of random reads. Not for a server: a file
     that is truncated while it is mapped ends the process.

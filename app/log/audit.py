@@ -33,7 +33,7 @@ def verify_log(log: EventStore, progress: Progress = no_progress) -> Difference 
             verify_file(log.conn, LOG_FILE)
             or _verify_schema(log)
             or verify_chain(log, progress)
-            or _verify_schema(log, missing=True)  # what somebody did without the guards is told before that
+            or _verify_schema(log, missing=True)  # last: an edit that needed a guard removed is named by its row first
         )
     except sqlite.UNREADABLE as error:
         return Difference(LOG_FILE, LOG_FILE, f"cannot be read: {error}")

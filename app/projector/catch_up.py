@@ -37,7 +37,7 @@ def catch_up(log: EventStore, models: ReadModels, limit: int = BATCH) -> CaughtU
 
     A projection that raises is stopped before the event it raised on, with the error in its checkpoint; the others
     go on. Any number of processes may do this at the same time. The write lock is not held while events are folded,
-    which takes long where late ones reach far back: whoever else writes, a rebuild say, has its turn meanwhile.
+    which takes long where late ones reach far back: a rebuild can write meanwhile.
     """
     head = log.head().position
     if all(checkpoint.position >= head for checkpoint in running_projections(log, models).values()):
@@ -45,7 +45,7 @@ def catch_up(log: EventStore, models: ReadModels, limit: int = BATCH) -> CaughtU
     with sqlite.snapshot(models.conn):
         step = fold_next(log, models, limit)
     with models.transaction():
-        if running_projections(log, models) != step.checkpoints:  # somebody else was faster; now nobody can be
+        if running_projections(log, models) != step.checkpoints:  # another process was faster; none can be now
             del step  # two of them would not be in memory at once
             step = fold_next(log, models, limit)
         return write_step(models, step)

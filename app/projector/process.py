@@ -31,7 +31,7 @@ from app.projector.upkeep import drop_corrupt_read_models, mend, open_read_model
 WAKE, WANT = b"wake\n", b"want\n"
 _TICK_S = 0.5  # other processes append too (import, retry): look for their events now and then
 _RETRY_S = 1.0
-_EVERY_S = 0.5  # a room's events that are read together are cheaper; a reader who waits for them ends this at once
+_EVERY_S = 0.5  # events of one room are cheaper when read together; a waiting reader ends this pause
 
 _log = logging.getLogger("app.projector.process")  # and not __main__, which it is run as
 
@@ -90,7 +90,7 @@ class Projector:
             except (*sqlite.UNREADABLE, NewerSchema, NoData, OSError) as error:
                 self._unchecked |= sqlite.means_corrupt(error)
                 self._wait(str(error), None)
-            except Exception as error:  # noqa: BLE001  a bug of ours, or a log that was tampered with, ends nothing
+            except Exception as error:  # noqa: BLE001  a bug, or a log that was tampered with, must not end the process
                 self._wait(reason_of(error), error)
 
     def _wait(self, reason: str, bug: Exception | None) -> None:
@@ -133,7 +133,7 @@ class Projector:
             step = catch_up(log, models)
             more = step.more
             self._reason = ""
-            self._report(log, models, step.late)  # also without a step of ours: other processes catch up too
+            self._report(log, models, step.late)  # also when nothing was read: other processes catch up too
 
     def _report(self, log: EventStore, models: ReadModels, late: int) -> None:
         checkpoints = {name: models.checkpoint(name) for name in models.projections}

@@ -97,7 +97,7 @@ class ReadModels:
 
     def _begin_layout(self) -> None:
         if self._layout() < _LAYOUT:
-            # Our own: whoever works with the file may have put something beside them.
+            # Only this table: users of the file may have tables of their own in it.
             self.conn.execute(f"DROP TABLE IF EXISTS {self.prefix}{CHECKPOINTS}")
             self.conn.execute(f"PRAGMA user_version = {_LAYOUT}")
 

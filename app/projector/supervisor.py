@@ -38,7 +38,7 @@ class ProjectorProcess:
         self._heard_at_s = time.monotonic()
         self._process: subprocess.Popen[bytes] | None = None
         self.on_progress: Callable[[], None] = lambda: None
-        """Called, in a thread of ours, after each step that read something."""
+        """Called in the listening thread after each step that read something."""
         self._thread = threading.Thread(target=self._run, name="roomlapse-projector")
 
     @property
@@ -72,7 +72,9 @@ class ProjectorProcess:
             if self._process is not None and self._process.stdin is not None:
                 self._process.stdin.close()
         self._thread.join(_STOP_S)
-        if self._thread.is_alive() and self._process is not None:  # it stands still; what it had not written is redone
+        if (
+            self._thread.is_alive() and self._process is not None
+        ):  # it does not react; what it had not written is read again
             self._process.kill()
             self._thread.join()
 
@@ -90,7 +92,7 @@ class ProjectorProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(  # noqa: S603  our own program, no shell
-            # -P: whatever is called `app` where the server was started is none of ours.
+            # -P: a folder `app` in the working directory must not be taken for this program.
             [sys.executable, "-P", "-m", "app.projector.process", str(self._data_dir.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -98,7 +100,7 @@ class ProjectorProcess:
             env=_environment(),
         )
         assert process.stdin is not None
-        # One that stands still must not hold up who tells it of a commit; a full pipe wakes it when it goes on.
+        # A stopped projector must not block the thread that wakes it; a full pipe wakes it as well when it continues.
         os.set_blocking(process.stdin.fileno(), False)
         return process
 
@@ -165,5 +167,5 @@ class ProjectorProcess:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of the projector's process: of ours only the folder of projections, and so no secrets."""
+    """The environment of the projector's process: of our variables only the folder of projections, so no secrets."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name == PROJECTIONS}

@@ -234,8 +234,8 @@ class Readiness(msgspec.Struct):
     """Whether callbacks are stored and reads see all of them.
 
     `lag`: events not read yet by each projection. `stopped`: those that stopped, each with the event and the error;
-    `waiting`: why none of them goes on; `failure`: why callbacks are refused now; both null if it is not so. Who has no
-    token is not told the words of these.
+    `waiting`: why none of them reads on; `failure`: why callbacks are refused now; both null if there is no reason.
+    Without a token the reasons are withheld.
     """
 
     ready: bool

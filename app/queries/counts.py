@@ -41,7 +41,7 @@ def _field_totals(models: ReadModels) -> dict[str, Counts]:
 
 
 def _most_changed(models: ReadModels, after: tuple[int, str] | None, limit: int) -> list[RoomTotal]:
-    """Rooms with their number of changes, most first, ties by room_id, behind a place in that order."""
+    """Rooms with their number of changes, most first, ties by room_id, after a place in that order."""
     changes, room_id = after or (2**62, "")
     rows = models.conn.execute(
         "SELECT room_id, sum(changes) AS n FROM change_counts GROUP BY room_id"

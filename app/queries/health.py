@@ -27,7 +27,7 @@ def health(
 
 
 def readiness(health: Health, *, told: bool) -> Readiness:
-    """Whether callbacks are stored and reads see all of them; the reasons only to who is `told` them."""
+    """Whether callbacks are stored and reads see all of them; without `told` the reasons are withheld."""
 
     def reason(text: str | None) -> str | None:
         return text if told or text is None else _UNTOLD

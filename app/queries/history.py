@@ -1,4 +1,4 @@
-"""What changed: the history of a room, the updates behind a position, the next change after a time."""
+"""What changed: the history of a room, the updates after a position, the next change after a time."""
 
 from collections.abc import Iterator
 from itertools import islice, takewhile
@@ -87,7 +87,7 @@ def time_span(moment: Moment, room_id: str) -> TimeSpan:
 
 
 def changes_after(moment: Moment, position: int, limit: int) -> tuple[list[RoomChange], int]:
-    """The room updates behind a position, in log order, and the position read up to.
+    """The room updates after a position, in log order, and the position read up to.
 
     Each says what it changed in its room's history as that stands now, like `history`.
     """

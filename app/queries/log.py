@@ -14,7 +14,7 @@ from app.queries.reader import Moment
 
 
 def events(moment: Moment, after: int = 0, limit: int = DEFAULT_LIMIT) -> Events:
-    """The log in log order, behind a position."""
+    """The log in log order, after a position."""
     check_limit(limit)
     with sqlite.snapshot(moment.log.conn):
         records = moment.log.tail(after, limit)

@@ -38,7 +38,7 @@ DiffFrom = Annotated[str, QueryParameter(name="from", description=f"From the sta
 DiffTo = Annotated[str, QueryParameter(name="to", description=f"To the state as of this time: {_TIME_HELP}")]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="At most so many.")]
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
-After = Annotated[int, QueryParameter(ge=0, le=2**63 - 1, description="Only events behind this position.")]
+After = Annotated[int, QueryParameter(ge=0, le=2**63 - 1, description="Only events after this position.")]
 Public = Annotated[bool | None, QueryParameter(description="true: rooms that are (were) public; false: hidden ones.")]
 
 

@@ -32,7 +32,7 @@ class Sessions:
         return f"{COOKIE}={value}; Path=/; Max-Age={SESSION_S}; HttpOnly; SameSite=Strict"
 
     def role_of(self, header: str) -> Role | None:
-        """The role that a Cookie header gives; None if no session of ours that still lasts is in it."""
+        """The role that a Cookie header gives; None without a session of ours, or when it has ended."""
         # http.cookies would give up on all cookies at the first that another program wrote in its own way.
         pairs = (pair.strip().partition("=") for pair in header.split(";"))
         value = next((value for name, _, value in pairs if name == COOKIE), "")

@@ -23,7 +23,7 @@ _BATCH = 100
 _MAX_STREAMS = 200  # each reads the log whenever it grows
 
 Resume = Annotated[
-    int | None, QueryParameter(name="after", ge=0, le=2**63 - 1, description="Only updates behind this position.")
+    int | None, QueryParameter(name="after", ge=0, le=2**63 - 1, description="Only updates after this position.")
 ]
 
 
