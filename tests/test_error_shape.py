@@ -22,8 +22,6 @@ from litestar.testing import TestClient
 from app.cli.edge import CommandLine, message_of
 from app.infra import errors, sqlite
 from app.infra.errors import BadInput, Broken, CorruptEvent, NotNow, NotThere, ProjectionFailed, RoomlapseError
-from app.infra.settings import Secrets
-from app.server.authentication import Authentication
 from app.server.problems import exception_handlers
 
 KINDS: dict[type[RoomlapseError], tuple[int, int]] = {
@@ -114,7 +112,7 @@ def test_http_answers_with_the_status_and_the_message(error: Exception, _exit_co
     def fail() -> None:
         raise error
 
-    handlers = exception_handlers(None, Authentication(Secrets()))  # type: ignore[arg-type]  # no page is asked for
+    handlers = exception_handlers(None)  # type: ignore[arg-type]  # no page is asked for
     with TestClient(Litestar([fail], exception_handlers=handlers)) as client:
         response = client.get("/fail")
     assert response.status_code == status_code
@@ -126,7 +124,7 @@ def test_a_bug_is_500_without_its_details_and_a_traceback_on_the_command_line() 
     def fail() -> None:
         raise KeyError("an inner detail")
 
-    handlers = exception_handlers(None, Authentication(Secrets()))  # type: ignore[arg-type]  # no page is asked for
+    handlers = exception_handlers(None)  # type: ignore[arg-type]  # no page is asked for
     with TestClient(Litestar([fail], exception_handlers=handlers)) as client:
         response = client.get("/fail")
     assert response.status_code == 500

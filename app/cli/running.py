@@ -13,7 +13,16 @@ from app.cli.edge import LoggingCommand
 from app.infra.errors import Broken
 from app.infra.json_logs import set_up_logging
 from app.infra.progress import show_progress
-from app.infra.settings import DEFAULT_HOST, MIN_TOKEN, Settings, read_allowed_hosts, read_rate_limit, read_secrets
+from app.infra.settings import (
+    DEFAULT_HOST,
+    MIN_TOKEN,
+    Settings,
+    read_allowed_hosts,
+    read_rate_limit,
+    read_root_path,
+    read_secrets,
+    read_trusted_proxies,
+)
 from app.infra.times import now_ms
 from app.log.files import create_log
 from app.ops.simulator import Callbacks, Sender
@@ -43,8 +52,16 @@ _log = logging.getLogger(__name__)
 )
 @options.port(envvar="ROOMLAPSE_PORT", show_envvar=True)
 @options.data
+@click.option(
+    "--root-path",
+    metavar="PATH",
+    default="",
+    envvar="ROOMLAPSE_ROOT_PATH",
+    show_envvar=True,
+    help="The path under which a proxy shows the server, as /tools/rooms.",
+)
 @click.option("--insecure", is_flag=True, help="Serve other machines without tokens.")
-def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> None:
+def serve(sdk_app_id: str, host: str, port: int, data: Path, root_path: str, insecure: bool) -> None:
     """Run the receiver and the queries, with the projector beside them.
 
     Secrets come from the environment: ROOMLAPSE_CALLBACK_TOKENS (comma-separated), ROOMLAPSE_API_TOKEN and
@@ -55,7 +72,18 @@ def serve(sdk_app_id: str, host: str, port: int, data: Path, insecure: bool) -> 
     warn_of_library()
     if notice := options.former_data_notice(data):
         _log.warning(notice)
-    settings = Settings(sdk_app_id, data, host, port, secrets, insecure, read_allowed_hosts(), read_rate_limit())
+    settings = Settings(
+        sdk_app_id,
+        data,
+        host,
+        port,
+        secrets,
+        insecure,
+        read_allowed_hosts(),
+        read_rate_limit(),
+        read_root_path({"ROOMLAPSE_ROOT_PATH": root_path}),
+        read_trusted_proxies(),
+    )
     settings.check()
     _warn_of_tokens(settings)
     service = Service(settings)

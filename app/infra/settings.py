@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,11 @@ FORMER_DATA = Path("data")
 DEFAULT_RATE_LIMIT_PER_S = 100.0
 MIN_TOKEN = 8
 """Characters; the sender's tokens are the console's to choose, so that shorter ones of them are only warned of."""
+
+
+Network = IPv4Network | IPv6Network
+LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.1"), ip_network("::1"))
+MAX_ROOT_PATH = 200
 
 
 class Variable(msgspec.Struct, frozen=True):
@@ -47,6 +52,14 @@ VARIABLES: dict[str, Variable] = {
         "names by which queries may call the server, comma-separated, without ports; needed behind a proxy without an"
         " API token",
         "`localhost` and addresses, or any name where an API token is asked for",
+    ),
+    "ROOMLAPSE_ROOT_PATH": Variable(
+        "the path under which a proxy shows the server, as `/tools/rooms`; goes before `X-Forwarded-Prefix`",
+        "none, or what a trusted proxy says in `X-Forwarded-Prefix`",
+    ),
+    "ROOMLAPSE_TRUSTED_PROXIES": Variable(
+        "addresses or networks of proxies, comma-separated, whose `X-Forwarded-Prefix` and `X-Forwarded-Proto` count",
+        "127.0.0.1, ::1",
     ),
     "ROOMLAPSE_RATE_LIMIT": Variable(
         "queries a second of one address; 0: no limit", f"{DEFAULT_RATE_LIMIT_PER_S:g}, for other machines alone"
@@ -90,6 +103,11 @@ class Settings(msgspec.Struct, frozen=True):
     """Names by which browsers may call this server; none: those of the loopback, or any where a token is asked for."""
     rate_limit_per_s: float | None = None
     """Questions, and refused callbacks, of one address; 0: no limit; None: the default, for other machines alone."""
+
+    root_path: str = ""
+    """The path under which a proxy shows this server, without a slash at its end; empty: none."""
+    trusted_proxies: tuple[Network, ...] = LOOPBACK
+    """Whose word counts about the path and the scheme that a browser used."""
 
     demo: bool = False
     """Whether the page explains itself as a demo."""
@@ -159,6 +177,28 @@ def read_allowed_hosts(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
         if not re.fullmatch(r"[\w.-]+", host):
             raise BadSettings(f"{PREFIX}ALLOWED_HOSTS holds {host!r}, which is no name: rooms.example, without a port")
     return hosts
+
+
+def read_root_path(env: Mapping[str, str] = os.environ) -> str:
+    """Read ROOMLAPSE_ROOT_PATH: plain segments, which mean the same in every link and header. Raises BadSettings."""
+    path = env.get(f"{PREFIX}ROOT_PATH", "").strip().removesuffix("/")
+    plain = re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", path) and not re.search(r"/\.\.?(/|$)", path)
+    if not plain or len(path) > MAX_ROOT_PATH:
+        raise BadSettings(
+            f"the root path {path[:80]!r} is no path of plain segments (letters, digits and - . _ ~): as /tools/rooms"
+        )
+    return path
+
+
+def read_trusted_proxies(env: Mapping[str, str] = os.environ) -> tuple[Network, ...]:
+    """Read ROOMLAPSE_TRUSTED_PROXIES: addresses or networks, comma-separated. Raises BadSettings."""
+    given = [text.strip() for text in env.get(f"{PREFIX}TRUSTED_PROXIES", "").split(",") if text.strip()]
+    try:
+        return tuple(ip_network(text) for text in given) or LOOPBACK
+    except ValueError as error:
+        raise BadSettings(
+            f"{PREFIX}TRUSTED_PROXIES holds what is no address and no network ({error}): as 10.0.0.7, or 10.0.0.0/24"
+        ) from None
 
 
 def read_rate_limit(env: Mapping[str, str] = os.environ) -> float | None:

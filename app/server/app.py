@@ -11,6 +11,7 @@ from litestar.concurrency import sync_to_thread
 from app.infra.asgi import ASGIApp, Receive, Scope, Send
 from app.server.api import log_routes, operation_routes, room_routes
 from app.server.authentication import Authentication
+from app.server.forwarded import Forwarded
 from app.server.guards import HeadCheck, refuse_unknown_parameters, role_guard, with_security_headers
 from app.server.node import Service
 from app.server.openapi import CONFIG, describe_callbacks
@@ -26,8 +27,9 @@ _MAX_FORM_BYTES = 4096  # the form of signing in is the only body
 def create_app(service: Service, notifier: Notifier) -> ASGIApp:
     """Make the ASGI application of a node."""
     authentication = Authentication(service.settings.secrets)
-    # Its own types tell the kinds of messages apart.
-    routes = cast(ASGIApp, _create_routes(service, notifier, authentication))
+    litestar = _create_routes(service, notifier, authentication)
+    routes = cast(ASGIApp, litestar)  # its own types tell the kinds of messages apart
+    forwarded = Forwarded(service.settings, {"callbacks", *(route.path.split("/")[1] for route in litestar.routes)})
     shortcut = Shortcut(service, authentication)
     head_check = HeadCheck(service.settings, service.rate_limit)
 
@@ -35,6 +37,7 @@ def create_app(service: Service, notifier: Notifier) -> ASGIApp:
         if "path" not in scope:
             await routes(scope, receive, send)  # the server's start and end
             return
+        scope = forwarded.read(scope)
         # Routing, guards and an exception handler cost more than checking and storing a callback does.
         callback = scope["path"] in ("/callbacks", "/callbacks/")  # a slash too many is not to cost a callback
         if (refusal := head_check.check(scope, callback=callback)) is not None:
@@ -73,7 +76,7 @@ def _create_routes(service: Service, notifier: Notifier, authentication: Authent
         ],
         lifespan=[lifespan],
         guards=[role_guard(authentication), refuse_unknown_parameters],
-        exception_handlers=exception_handlers(renderer, authentication),
+        exception_handlers=exception_handlers(renderer),
         logging_config=None,
         openapi_config=CONFIG,
         request_max_body_size=_MAX_FORM_BYTES,

@@ -1,6 +1,8 @@
 """The OpenAPI document: what the framework finds, and the receiver, which it sees as bare ASGI."""
 
-from litestar import Litestar
+from typing import Any
+
+from litestar import Litestar, Request
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import (
@@ -15,14 +17,23 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIType
 
+from app.server.forwarded import root_of
 from app.tencent.request import ANSWER_FIELDS, QUERY_FIELDS
+
+
+class _Document(JsonRenderPlugin):
+    """The document, whose paths stand under the root that a proxy shows."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return super().render(request, openapi_schema | {"servers": [{"url": root_of(request.scope) or "/"}]})
+
 
 CONFIG = OpenAPIConfig(
     title="Roomlapse",
     version="1",
     description="A time machine for live rooms.",
     path="/schema",
-    render_plugins=[JsonRenderPlugin(path="/")],
+    render_plugins=[_Document(path="/")],
 )
 _TYPES = {str: OpenAPIType.STRING, int: OpenAPIType.INTEGER}
 _ANSWERS = {

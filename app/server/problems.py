@@ -12,7 +12,7 @@ from litestar.openapi import ResponseSpec
 
 from app.infra import sqlite
 from app.infra.errors import BadInput, Broken, NotNow, NotThere
-from app.server.authentication import Authentication
+from app.server.forwarded import root_of
 from app.server.guards import SignInNeeded
 from app.server.page.render import Renderer
 
@@ -55,7 +55,7 @@ PROBLEMS = {
 """The refusals that a route of questions documents."""
 
 
-def exception_handlers(renderer: Renderer, authentication: Authentication) -> dict[int | type[Exception], Handler]:
+def exception_handlers(renderer: Renderer) -> dict[int | type[Exception], Handler]:
     """The handlers of everything that can be raised while a question is answered."""
 
     def answer(
@@ -63,7 +63,7 @@ def exception_handlers(renderer: Renderer, authentication: Authentication) -> di
     ) -> Response[Any]:
         handler = request.scope.get("route_handler")
         if handler is not None and handler.opt.get("page"):
-            return renderer.problem(problem.status_code, problem.detail, authentication.role_of(request.scope))
+            return renderer.problem(request.scope, problem.status_code, problem.detail)
         return Response(problem, status_code=problem.status_code, media_type=MediaType.JSON, headers=headers)
 
     def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
@@ -83,6 +83,7 @@ def exception_handlers(renderer: Renderer, authentication: Authentication) -> di
 
 def _sign_in(request: Request[Any, Any, Any], _error: SignInNeeded) -> Response[str]:
     # As it was asked for: a ? or a # of a room's id stays escaped.
+    root = root_of(request.scope)
     path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
-    where = quote(path + (f"?{query}" if query else ""), safe="/")
-    return Response("", status_code=303, headers={"location": f"/sign-in?next={where}"})
+    where = quote(root + path + (f"?{query}" if query else ""), safe="/")
+    return Response("", status_code=303, headers={"location": f"{root}/sign-in?next={where}"})

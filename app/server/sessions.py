@@ -12,8 +12,6 @@ READ: Final = "read"
 ADMIN: Final = "admin"
 COOKIE = "roomlapse_session"
 SESSION_S = 12 * 3600
-END_COOKIE = f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"
-"""A Set-Cookie header that ends a session."""
 _ROLES: dict[bytes, Role] = {b"read": READ, b"admin": ADMIN}
 
 
@@ -26,10 +24,9 @@ class Sessions:
             "\0".join(secrets.all()), salt=COOKIE, key_derivation="hmac", digest_method=hashlib.sha384
         )
 
-    def write_cookie(self, role: Role) -> str:
-        """A Set-Cookie header for twelve hours, out of reach of scripts and of other sites."""
-        value = self._signer.sign(role).decode()
-        return f"{COOKIE}={value}; Path=/; Max-Age={SESSION_S}; HttpOnly; SameSite=Strict"
+    def write_cookie(self, role: Role, root: str = "", *, secure: bool = False) -> str:
+        """A Set-Cookie header for twelve hours under a path, out of reach of scripts; `secure`: it came by TLS."""
+        return _set_cookie(self._signer.sign(role).decode(), SESSION_S, root, secure)
 
     def role_of(self, header: str) -> Role | None:
         """The role that a Cookie header gives; None without a session of ours, or when it has ended."""
@@ -42,3 +39,13 @@ class Sessions:
             return _ROLES.get(self._signer.unsign(value, max_age=SESSION_S))
         except BadSignature:  # an expired one too
             return None
+
+
+def end_cookie(root: str = "", *, secure: bool = False) -> str:
+    """A Set-Cookie header that ends a session."""
+    return _set_cookie("", 0, root, secure)
+
+
+def _set_cookie(value: str, max_age_s: int, root: str, secure: bool) -> str:
+    flags = "; HttpOnly; SameSite=Lax" + ("; Secure" if secure else "")
+    return f"{COOKIE}={value}; Path={root or '/'}; Max-Age={max_age_s}{flags}"

@@ -197,7 +197,7 @@ def test_signing_in_works_and_its_cookie_is_for_https_alone(proxy: Proxy) -> Non
     assert "roomlapse_session=" in without.headers["set-cookie"]
     assert "set-cookie" not in strange.headers
     attributes = {part.strip().lower() for part in response.headers["set-cookie"].split(";")[1:]}
-    assert {"secure", "httponly", "samesite=strict"} <= attributes
+    assert {"secure", "httponly", "samesite=lax"} <= attributes
     assert response.headers["strict-transport-security"] == "max-age=31536000"
 
 

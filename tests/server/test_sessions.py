@@ -11,7 +11,7 @@ from kit.clock import signed_at
 
 from app.infra.settings import Secrets
 from app.server.authentication import Authentication
-from app.server.sessions import ADMIN, COOKIE, END_COOKIE, READ, SESSION_S, Role, Sessions
+from app.server.sessions import ADMIN, COOKIE, READ, SESSION_S, Role, Sessions, end_cookie
 
 NOW_S = 1_773_260_000.75
 SECRETS = Secrets(("callback-token",), "read-token", "admin-token")
@@ -63,10 +63,10 @@ def test_a_session_lasts_twelve_hours_and_no_second_longer() -> None:
 
 
 def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites() -> None:
-    for header in (write_cookie(READ), END_COOKIE):
+    for header in (write_cookie(READ), end_cookie()):
         flags = [part.strip() for part in header.split(";")[1:]]
         assert "HttpOnly" in flags
-        assert "SameSite=Strict" in flags
+        assert "SameSite=Lax" in flags
         assert "Path=/" in flags
         assert not [flag for flag in flags if flag.lower().startswith("domain")]
     assert f"Max-Age={SESSION_S}" in write_cookie(READ)
@@ -75,12 +75,12 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites() -> None:
 def test_browsers_and_pythons_own_parser_read_the_same_cookie_as_we_do() -> None:
     morsel = SimpleCookie(write_cookie(ADMIN))[COOKIE]
     assert opens(morsel.value) == ADMIN
-    assert (morsel["httponly"], morsel["samesite"], morsel["path"]) == (True, "Strict", "/")
+    assert (morsel["httponly"], morsel["samesite"], morsel["path"]) == (True, "Lax", "/")
 
 
 def test_the_cookie_that_ends_a_session_is_empty_at_once_and_opens_nothing() -> None:
-    assert "Max-Age=0" in END_COOKIE
-    assert pair_of(END_COOKIE) == f"{COOKIE}="
+    assert "Max-Age=0" in end_cookie()
+    assert pair_of(end_cookie()) == f"{COOKIE}="
     assert opens("") is None
 
 

@@ -1,7 +1,8 @@
 """Forms that the page sends: signing in and out."""
 
+import re
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from litestar import Request
 from litestar.exceptions import PermissionDeniedException
@@ -11,10 +12,14 @@ from app.infra.errors import BadQuestion
 _MAX_FORM_BYTES = 4096
 
 
-def own_path(path: str) -> str:
-    """A path on this server to go on to; the list of rooms if it is anything else."""
-    own = path.startswith("/") and path[1:2] not in ("/", "\\")
-    return path if own and path.isascii() and path.isprintable() else "/"
+def own_path(path: str, root: str = "") -> str:
+    """A path on this server to go on to, as browsers know it; the list of rooms if it is anything else."""
+    begin = f"{root}/"
+    own = path.startswith(begin) and path[len(begin) : len(begin) + 1] not in ("/", "\\")
+    plain = path.isascii() and path.isprintable()
+    # Browsers take these for folders, also escaped: they would lead out of the root.
+    segments = re.split(r"[/\\]", re.split(r"[?#]", path)[0])
+    return path if own and plain and not {".", ".."} & {unquote(segment) for segment in segments} else begin
 
 
 def refuse_other_sites(request: Request[Any, Any, Any]) -> None:

@@ -9,15 +9,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from litestar import MediaType, Request, Response
 from litestar.concurrency import sync_to_thread
 
+from app.infra.asgi import Scope
 from app.infra.texts import visible
 from app.infra.times import format_duration, format_time
 from app.queries.answers import Health
 from app.queries.health import warnings
 from app.queries.reader import Moment
 from app.server.authentication import Authentication
+from app.server.forwarded import root_of
 from app.server.node import Service
 from app.server.page.values import text_of
-from app.server.sessions import Role
 
 FOLDER = Path(__file__).parent
 PAGE_HEADERS = {
@@ -47,30 +48,26 @@ class Renderer:
 
         Raises what the question raises.
         """
-        role = self._authentication.role_of(request.scope)
         return await sync_to_thread(
-            lambda: self.render(name, role=role, **values, **self._service.readers.read(question, wait=wait))
+            lambda: self.render(request.scope, name, **values, **self._service.readers.read(question, wait=wait))
         )
 
     def render(
-        self,
-        name: str,
-        *,
-        status_code: int = 200,
-        role: Role | None = None,
-        health: Health | None = None,
-        **values: Any,
+        self, scope: Scope, name: str, *, status_code: int = 200, health: Health | None = None, **values: Any
     ) -> Response[str]:
-        """Write a page for a reader of a role. Its banners tell of `health`, which is asked for if not given."""
+        """Write a page for who sent a request. Its banners tell of `health`, which is asked for if not given."""
+        role = self._authentication.role_of(scope)
         guarded = self._service.settings.secrets.api_token is not None
         # Errors may quote what is in the rooms.
         banners = warnings(health or self._service.health(None)) if role is not None or not guarded else []
-        html = self._environment.get_template(name).render(role=role, guarded=guarded, banners=banners, **values)
+        html = self._environment.get_template(name).render(
+            root=root_of(scope), role=role, guarded=guarded, banners=banners, **values
+        )
         return Response(html, status_code=status_code, media_type=MediaType.HTML, headers=PAGE_HEADERS)
 
-    def problem(self, status_code: int, detail: str, role: Role | None) -> Response[str]:
+    def problem(self, scope: Scope, status_code: int, detail: str) -> Response[str]:
         """Write a page that says what is wrong."""
-        return self.render("problem.html", status_code=status_code, role=role, detail=detail, code=status_code)
+        return self.render(scope, "problem.html", status_code=status_code, detail=detail, code=status_code)
 
 
 def room_path(room_id: str) -> str:

@@ -14,6 +14,7 @@ from app.queries import log
 from app.queries import visibility as visibility_queries
 from app.queries.reader import Moment
 from app.server.authentication import Authentication
+from app.server.forwarded import is_secure, root_of
 from app.server.node import Service
 from app.server.page.asked import WINDOWS_MS, RoomAsked, RoomsAsked, check_choice, read_moment
 from app.server.page.forms import own_path, read_form, refuse_other_sites
@@ -22,7 +23,7 @@ from app.server.page.render import FOLDER, Renderer
 from app.server.page.room_page import read_room
 from app.server.page.rooms_page import read_rooms
 from app.server.page.visibility_file import visibility_csv
-from app.server.sessions import END_COOKIE
+from app.server.sessions import end_cookie
 
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _STATIC = {path.name: path.read_bytes() for path in (FOLDER / "static").iterdir()}
@@ -127,24 +128,29 @@ def _other_routes(service: Service, renderer: Renderer, authentication: Authenti
 
 def _session_routes(renderer: Renderer, authentication: Authentication) -> list[HTTPRouteHandler]:
     @get("/sign-in", opt={"page": True, "open": True}, include_in_schema=False)
-    async def sign_in_page(next_: Annotated[str, QueryParameter(name="next")] = "/") -> Response[str]:
-        return renderer.render("sign_in.html", next=own_path(next_), wrong=False)
+    async def sign_in_page(
+        request: Request[Any, Any, Any], next_: Annotated[str, QueryParameter(name="next")] = "/"
+    ) -> Response[str]:
+        where = own_path(next_, root_of(request.scope))
+        return renderer.render(request.scope, "sign_in.html", next=where, wrong=False)
 
     @post("/sign-in", opt={"page": True, "open": True}, include_in_schema=False, status_code=200)
     async def sign_in(request: Request[Any, Any, Any]) -> Response[str]:
         refuse_other_sites(request)
         form = await read_form(request)
-        where = own_path(form.get("next", "/"))
+        where = own_path(form.get("next", "/"), root_of(request.scope))
         role = authentication.role_of_token(form.get("token", "").strip().encode())
         if role is None:
-            return renderer.render("sign_in.html", status_code=401, next=where, wrong=True)
-        cookie = authentication.sessions.write_cookie(role)
+            return renderer.render(request.scope, "sign_in.html", status_code=401, next=where, wrong=True)
+        cookie = authentication.sessions.write_cookie(role, root_of(request.scope), secure=is_secure(request.scope))
         return Response("", status_code=303, headers={"location": where, "set-cookie": cookie})
 
     @post("/sign-out", opt={"page": True, "open": True}, include_in_schema=False, status_code=303)
     async def sign_out(request: Request[Any, Any, Any]) -> Response[str]:
         refuse_other_sites(request)
-        return Response("", status_code=303, headers={"location": "/", "set-cookie": END_COOKIE})
+        root = root_of(request.scope)
+        end = end_cookie(root, secure=is_secure(request.scope))
+        return Response("", status_code=303, headers={"location": f"{root}/", "set-cookie": end})
 
     return [sign_in_page, sign_in, sign_out]
 

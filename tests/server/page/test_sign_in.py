@@ -46,7 +46,7 @@ def test_signing_in_leads_to_the_page_that_was_asked_for(browser: httpx.Client, 
 def test_the_session_is_kept_from_scripts_and_other_sites(browser: httpx.Client) -> None:
     (cookie,) = sign_in(browser, READ_TOKEN).headers.get_list("set-cookie")
     assert cookie.startswith(f"{COOKIE}=read.")
-    assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= {part.strip() for part in cookie.split(";")}
     assert READ_TOKEN not in cookie
 
 

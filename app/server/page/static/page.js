@@ -82,7 +82,7 @@ const said = document.getElementById("live");
 const live = document.querySelector("[data-live]");
 
 function listen(onChange) {
-  const source = new EventSource(`/events/stream?after=${live.dataset.head}`);
+  const source = new EventSource(new URL(`../events/stream?after=${live.dataset.head}`, import.meta.url));
   source.addEventListener("open", () => { said.textContent = "live"; });
   source.addEventListener("error", () => {
     said.textContent = source.readyState === EventSource.CLOSED ? "disconnected: reload the page" : "reconnecting…";
