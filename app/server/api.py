@@ -9,7 +9,7 @@ from litestar import MediaType, Request, Response, get
 from litestar.concurrency import sync_to_thread
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
-from litestar.params import FromPath, QueryParameter
+from litestar.params import FromPath, PathParameter, QueryParameter
 
 from app.event import Cut
 from app.infra.errors import Unavailable
@@ -25,11 +25,16 @@ from app.queries.reader import Moment
 from app.server.authentication import Authentication
 from app.server.node import Service
 from app.server.problems import PROBLEMS
+from app.server.room_names import room_id_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _TIME_HELP = "epoch milliseconds, or ISO 8601 with an offset: 2026-03-11T14:28:44Z"
+RoomId = Annotated[
+    str,
+    PathParameter(description="Percent-encoded; `.` and `..` are written `~.` and `~..`, because clients drop them."),
+]
 AsOf = Annotated[str | None, QueryParameter(description=f"Only what had happened by this time counts: {_TIME_HELP}")]
 KnownAt = Annotated[str | None, QueryParameter(description=f"Only what we had received by this time: {_TIME_HELP}")]
 From = Annotated[str | None, QueryParameter(name="from", description=f"Start, included: {_TIME_HELP}")]
@@ -62,7 +67,10 @@ class _Ask:
 def room_routes(service: Service) -> list[HTTPRouteHandler]:
     """The routes of questions about rooms."""
     ask = _Ask(service, wait=True)
+    return [*_list_routes(ask), *_one_room_routes(ask)]
 
+
+def _list_routes(ask: _Ask) -> list[HTTPRouteHandler]:
     @get("/rooms", responses=PROBLEMS, summary="Rooms, by room_id")
     async def rooms(
         as_of: AsOf = None,
@@ -74,13 +82,21 @@ def room_routes(service: Service) -> list[HTTPRouteHandler]:
     ) -> answers.Rooms:
         return await ask(room_queries.rooms, _cut(as_of, known_at), public=public, q=q, limit=limit, cursor=cursor)
 
+    @get("/change-counts", responses=PROBLEMS, summary="Changes per field over all rooms, and the rooms with the most")
+    async def change_totals(limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> answers.ChangeTotals:
+        return await ask(counts.change_totals, limit, cursor)
+
+    return [rooms, change_totals]
+
+
+def _one_room_routes(ask: _Ask) -> list[HTTPRouteHandler]:
     @get("/rooms/{room_id:str}", responses=PROBLEMS, summary="A room, as of a time, as known at another")
-    async def room(room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None) -> answers.Room:
-        return await ask(room_queries.room, room_id, _cut(as_of, known_at))
+    async def room(room_id: RoomId, as_of: AsOf = None, known_at: KnownAt = None) -> answers.Room:
+        return await ask(room_queries.room, room_id_of(room_id), _cut(as_of, known_at))
 
     @get("/rooms/{room_id:str}/history", responses=PROBLEMS, summary="A room's changes, newest first")
     async def history(
-        room_id: FromPath[str],
+        room_id: RoomId,
         as_of: AsOf = None,
         known_at: KnownAt = None,
         from_: From = None,
@@ -92,33 +108,36 @@ def room_routes(service: Service) -> list[HTTPRouteHandler]:
         cut = _cut(as_of, known_at)
         from_ms, to_ms = _time(from_), _time(to)
         return await ask(
-            history_queries.history, room_id, cut, from_ms=from_ms, to_ms=to_ms, field=field, limit=limit, cursor=cursor
+            history_queries.history,
+            room_id_of(room_id),
+            cut,
+            from_ms=from_ms,
+            to_ms=to_ms,
+            field=field,
+            limit=limit,
+            cursor=cursor,
         )
 
     @get("/rooms/{room_id:str}/diff", responses=PROBLEMS, summary="What differs between two times of a room")
     async def diff(
-        room_id: FromPath[str], from_: DiffFrom, to: DiffTo, as_of: AsOf = None, known_at: KnownAt = None
+        room_id: RoomId, from_: DiffFrom, to: DiffTo, as_of: AsOf = None, known_at: KnownAt = None
     ) -> answers.Diff:
-        return await ask(room_queries.diff, room_id, parse_time(from_), parse_time(to), _cut(as_of, known_at))
+        return await ask(
+            room_queries.diff, room_id_of(room_id), parse_time(from_), parse_time(to), _cut(as_of, known_at)
+        )
 
     @get("/rooms/{room_id:str}/change-counts", responses=PROBLEMS, summary="How often each field of a room changed")
-    async def change_counts(
-        room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None
-    ) -> answers.ChangeCounts:
-        return await ask(counts.change_counts, room_id, _cut(as_of, known_at))
+    async def change_counts(room_id: RoomId, as_of: AsOf = None, known_at: KnownAt = None) -> answers.ChangeCounts:
+        return await ask(counts.change_counts, room_id_of(room_id), _cut(as_of, known_at))
 
     @get("/rooms/{room_id:str}/visibility", responses=PROBLEMS, summary="When a room was public and when hidden")
     async def visibility(
-        room_id: FromPath[str], as_of: AsOf = None, known_at: KnownAt = None, from_: From = None, to: To = None
+        room_id: RoomId, as_of: AsOf = None, known_at: KnownAt = None, from_: From = None, to: To = None
     ) -> answers.Visibility:
         window = {"from_ms": _time(from_), "to_ms": _time(to)}
-        return await ask(visibility_queries.visibility, room_id, _cut(as_of, known_at), **window)
+        return await ask(visibility_queries.visibility, room_id_of(room_id), _cut(as_of, known_at), **window)
 
-    @get("/change-counts", responses=PROBLEMS, summary="Changes per field over all rooms, and the rooms with the most")
-    async def change_totals(limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> answers.ChangeTotals:
-        return await ask(counts.change_totals, limit, cursor)
-
-    return [rooms, room, history, diff, change_counts, visibility, change_totals]
+    return [room, history, diff, change_counts, visibility]
 
 
 def log_routes(service: Service) -> list[HTTPRouteHandler]:

@@ -18,6 +18,7 @@ from app.queries.pool import MustWait
 from app.server.authentication import Authentication
 from app.server.guards import SECURITY_HEADERS
 from app.server.node import Service
+from app.server.room_names import room_id_of
 
 _PREFIX = "/rooms/"
 _AS_OF = "as_of"  # a known_at may have to fold a whole history, which takes too long for an event loop
@@ -34,7 +35,7 @@ class Shortcut:
         """Answer a request if it is plain; False if it is left to the routes."""
         if scope.get("method") != "GET" or not scope["path"].startswith(_PREFIX):
             return False
-        room_id = scope["path"][len(_PREFIX) :]
+        room_id = room_id_of(scope["path"][len(_PREFIX) :])
         if not room_id or "/" in room_id or self._authentication.role_of(scope) is None:
             return False
         room = self._read(room_id, scope["query_string"])

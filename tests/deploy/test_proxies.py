@@ -14,6 +14,7 @@ from kit.deploy import (
     API_TOKEN,
     TOKENS,
     bearer,
+    certificate,
     deploy_file,
     free_port,
     listens,
@@ -49,10 +50,7 @@ class Proxy:
 def nginx_config(folder: Path, upstream_port: int) -> tuple[Path, int, int]:
     """nginx.conf with its places changed, within the least configuration of nginx; and its two ports."""
     port, plain_port = free_port(), free_port()
-    output_of(
-        *(tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=rooms.example"),
-        *("-keyout", str(folder / "privkey.pem"), "-out", str(folder / "fullchain.pem")),
-    )
+    certificate(folder)
     changes = {
         "    listen [::]:80;\n": "",
         "    listen [::]:443 ssl http2;\n": "",
@@ -87,12 +85,14 @@ def nginx(folder: Path, upstream_port: int) -> Iterator[Proxy]:
 
 @contextmanager
 def caddy(folder: Path, upstream_port: int) -> Iterator[Proxy]:
-    """Caddy, without TLS: its certificates are its own affair."""
+    """Caddy, with a certificate that is given to it: those that it gets by itself are its own affair."""
     program, port = tool("caddy"), free_port()
-    config = folder / "Caddyfile"
-    config.write_text(deploy_file("Caddyfile", {"{\n\tlog default {": "{\n\tadmin off\n\tlog default {"}))
+    key, chain = certificate(folder)
+    config, site = folder / "Caddyfile", "{$ROOMLAPSE_SITE:rooms.example} {\n"
+    options = {"{\n\tlog default {": "{\n\tadmin off\n\tauto_https disable_redirects\n\tlog default {"}
+    config.write_text(deploy_file("Caddyfile", options | {site: f"{site}\ttls {chain} {key}\n"}))
     env = {
-        "ROOMLAPSE_SITE": f"http://127.0.0.1:{port}",
+        "ROOMLAPSE_SITE": f"https://127.0.0.1:{port}",
         "ROOMLAPSE_UPSTREAM": f"127.0.0.1:{upstream_port}",
         "HOME": str(folder),
         "XDG_DATA_HOME": str(folder),
@@ -100,7 +100,7 @@ def caddy(folder: Path, upstream_port: int) -> Iterator[Proxy]:
     }
     with running([program, "run", "--adapter", "caddyfile", "--config", str(config)], folder / "caddy.log", env):
         wait_until(lambda: listens(port), "Caddy listens")
-        yield Proxy(folder, f"http://127.0.0.1:{port}")
+        yield Proxy(folder, f"https://127.0.0.1:{port}")
 
 
 PROXIES = {"nginx": nginx, "caddy": caddy}

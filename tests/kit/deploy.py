@@ -51,6 +51,17 @@ def deploy_file(name: str, changes: Mapping[str, str]) -> str:
     return text
 
 
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate that nobody signed; its key and its chain, as files."""
+    key, chain = folder / "privkey.pem", folder / "fullchain.pem"
+    names = "subjectAltName=DNS:rooms.example,IP:127.0.0.1"
+    output_of(
+        *(tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=rooms.example"),
+        *("-addext", names, "-keyout", str(key), "-out", str(chain)),
+    )
+    return key, chain
+
+
 def free_port() -> int:
     """A port of the loopback that nobody listens on."""
     with socket.socket() as it:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from litestar import MediaType, Request, Response
@@ -19,6 +18,7 @@ from app.server.authentication import Authentication
 from app.server.forwarded import root_of
 from app.server.node import Service
 from app.server.page.values import text_of
+from app.server.room_names import segment_of
 
 FOLDER = Path(__file__).parent
 PAGE_HEADERS = {
@@ -71,9 +71,8 @@ class Renderer:
 
 
 def room_path(room_id: str) -> str:
-    """The path of a room's page. Browsers take `.` and `..` for folders, escaped or not: they get a ~ in front."""
-    plain = room_id not in (".", "..") and not room_id.startswith("~")
-    return f"/room/{quote(room_id if plain else f'~{room_id}', safe='')}"
+    """The path of a room's page."""
+    return f"/room/{segment_of(room_id)}"
 
 
 def _environment() -> Environment:

@@ -23,6 +23,7 @@ from app.server.page.render import FOLDER, Renderer
 from app.server.page.room_page import read_room
 from app.server.page.rooms_page import read_rooms
 from app.server.page.visibility_file import visibility_csv
+from app.server.room_names import room_id_of
 from app.server.sessions import end_cookie
 
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -39,11 +40,6 @@ def page_routes(service: Service, renderer: Renderer, authentication: Authentica
         *_session_routes(renderer, authentication),
         static_file,
     ]
-
-
-def _named(room_id: str) -> str:
-    """The room that a path names; see `room_path`."""
-    return room_id.removeprefix("~")
 
 
 def _room_routes(service: Service, renderer: Renderer) -> list[HTTPRouteHandler]:
@@ -88,7 +84,7 @@ def _room_routes(service: Service, renderer: Renderer) -> list[HTTPRouteHandler]
         times = [read_moment(text) for text in (at, known_at, a, b)]
         asked = RoomAsked(times[0], times[1], field or None, operator or None, late, cursor or None, times[2], times[3])
         return await renderer.open(
-            request, "room.html", lambda moment: read_room(moment, _named(room_id), asked), asked=asked
+            request, "room.html", lambda moment: read_room(moment, room_id_of(room_id), asked), asked=asked
         )
 
     return [rooms_page, room_page]
@@ -98,11 +94,11 @@ def _other_routes(service: Service, renderer: Renderer, authentication: Authenti
     @get("/room/{room_id:str}/visibility.csv", opt={"page": True}, include_in_schema=False)
     async def visibility_file(room_id: FromPath[str]) -> Response[str]:
         def write(moment: Moment) -> str:
-            return visibility_csv(visibility_queries.visibility(moment, _named(room_id), Cut()))
+            return visibility_csv(visibility_queries.visibility(moment, room_id_of(room_id), Cut()))
 
         text = await sync_to_thread(lambda: service.readers.read(write))
         name = "".join(
-            char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in _named(room_id)
+            char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in room_id_of(room_id)
         )
         return Response(
             text,
