@@ -49,6 +49,8 @@ def deliveries(draw: st.DrawFn) -> list[Delivery]:
                 "RoomInfo": info,
                 "EventTime": T0 + draw(st.integers(0, SPAN_MS)),
             }
+            if draw(st.integers(0, 4)) == 0:
+                content["EventTime"] = str(content["EventTime"])
             if content["CallbackCommand"] != UPDATE and draw(st.booleans()):
                 del content["RoomInfo"]
             body = json.dumps(content).encode()

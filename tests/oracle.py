@@ -37,8 +37,7 @@ class Event:
 
     @property
     def event_time_ms(self) -> int:
-        event_time_ms: int = self.body["EventTime"]
-        return event_time_ms
+        return int(self.body["EventTime"])  # its digits may come as text
 
     @property
     def order(self) -> tuple[int, str]:

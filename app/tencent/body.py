@@ -16,6 +16,7 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_ROOM_ID_BYTES = 128
 MIN_EVENT_TIME_MS = 10**11  # 1973 in milliseconds; today's date in seconds lies far below
 MAX_AHEAD_MS = 10 * 60 * 1000
+_DIGITS = re.compile(r"[1-9][0-9]{0,18}")  # no sign, space, point, zero in front or digit of another script
 
 
 class Invalid(ValueError):
@@ -68,8 +69,10 @@ def _room_id_of_update(content: dict[str, Any]) -> str:
 
 def _event_time_of_update(content: dict[str, Any], now_ms: int) -> int:
     event_time_ms = content.get("EventTime")
+    if isinstance(event_time_ms, str) and _DIGITS.fullmatch(event_time_ms):
+        event_time_ms = int(event_time_ms)
     if not isinstance(event_time_ms, int) or isinstance(event_time_ms, bool):
-        raise Invalid("EventTime is not an integer")
+        raise Invalid("EventTime is not an integer, nor the digits of one in quotes")
     if event_time_ms < MIN_EVENT_TIME_MS:
         raise Invalid(f"EventTime is below {MIN_EVENT_TIME_MS}: milliseconds are expected, this looks like seconds")
     if event_time_ms > now_ms + MAX_AHEAD_MS:

@@ -38,3 +38,17 @@ def test_retry_moves_what_is_valid_now_into_the_log(tmp_path: Path, data_first: 
 def test_retry_of_an_empty_quarantine_is_exit_0(copied: Path) -> None:
     result = command(copied, "rejected", "retry")
     assert (result.returncode, result.stdout) == (0, b"accepted 0, duplicates 0, rejected 0\n")
+
+
+def test_retry_takes_event_times_in_quotes_which_were_refused_before(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    bring_in(data, [body_of("r", T0, RoomName="before")])
+    quoted = body_of("r", T0 + 5, RoomName="after").replace(str(T0 + 5).encode(), f'"{T0 + 5}"'.encode())
+    with open_log(DataDir(data)) as log:
+        log.append([], [Rejection(quoted, "EventTime is not an integer", T0 + 9)])
+    result = roomlapse("rejected", "retry", "--data", str(data))
+    assert (result.returncode, result.stdout) == (0, b"accepted 1, duplicates 0, rejected 0\n")
+    room = ask(data, "room", "r")
+    assert (room["room_info"], room["event_time_ms"]) == ({"RoomName": "after"}, T0 + 5)
+    assert ask(data, "room", "r", "--as-of", str(T0 + 4))["room_info"] == {"RoomName": "before"}
+    assert command(data, "verify").returncode == 0
