@@ -3,11 +3,14 @@
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 from app.infra.errors import BadTime
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_MS = re.compile(r"-?[0-9]{1,15}")
+_SECONDS = re.compile(r"-?[0-9]{9,11}(\.[0-9]{1,9})?")
+_LOOK_LIKE_SECONDS = range(10**8, 10**11)  # as seconds from 1973 to 5138, as milliseconds within three years of 1970
 _ISO_8601 = re.compile(
     r"(\d{4}-\d\d-\d\d|\d{8})[T ](\d\d:\d\d(:\d\d([.,]\d{1,9})?)?|\d{4}(\d\d([.,]\d{1,9})?)?)(Z|[+-]\d\d(:?\d\d)?)?",
     re.ASCII,
@@ -20,8 +23,15 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def refuse_seconds(text: str) -> None:
+    """Raise BadTime for a number that is none of milliseconds: read as such, it would be a time before all events."""
+    if _SECONDS.fullmatch(text) and int(abs(seconds := Decimal(text))) in _LOOK_LIKE_SECONDS:
+        raise BadTime(f"{text} looks like seconds: epoch milliseconds are needed, {int(seconds * 1000)}")
+
+
 def parse_time(text: str) -> int:
-    """Read a time as epoch milliseconds. Raises BadTime."""
+    """Read a time as epoch milliseconds. Raises BadTime, also for what looks like seconds."""
+    refuse_seconds(text)
     if _EPOCH_MS.fullmatch(text):
         return int(text)
     moment = _read_iso_8601(_LOST_PLUS.sub(r"+\1", text))

@@ -8,7 +8,9 @@ from typing import IO, Any
 
 import msgspec
 
+from app.infra.errors import BadTime
 from app.infra.processes import workers
+from app.infra.times import refuse_seconds
 from app.log import quarantine
 from app.log.records import Arrival
 from app.log.store import EventStore
@@ -221,6 +223,10 @@ def _arrival(line: bytes, now_ms: int) -> Arrival:
     received_at_ms = now_ms if wrapped.received_at_ms is None else wrapped.received_at_ms
     if not isinstance(received_at_ms, int) or isinstance(received_at_ms, bool) or received_at_ms < 0:
         raise Invalid("received_at_ms is not a number of milliseconds")
+    try:
+        refuse_seconds(str(received_at_ms))
+    except BadTime as error:
+        raise Invalid(f"received_at_ms: {error}") from None
     if received_at_ms > now_ms + MAX_AHEAD_MS:
         # Times of receipt never decrease along the log: one from the future would hold all later ones there.
         raise Invalid("received_at_ms is more than 10 min ahead of our clock")

@@ -37,6 +37,13 @@ def test_import_again_gives_duplicates_only(copied: Path) -> None:
     assert ask(copied, "status")["events"] == NUMBER
 
 
+def test_a_line_received_in_seconds_is_not_taken(tmp_path: Path) -> None:
+    line = b'{"received_at_ms":1773260042,"client_ip":null,"platform":null,"body":%s}' % body_of("r", T0)
+    result = command(tmp_path / "data", "import", "-", stdin=line)
+    assert result.returncode == 1
+    assert "received_at_ms: 1773260042 looks like seconds" in result.stdout.decode()
+
+
 def test_import_names_the_lines_that_it_did_not_take(tmp_path: Path) -> None:
     good = [body_of("r", T0 + number) for number in range(3)]
     lines = [

@@ -52,6 +52,25 @@ def test_wrong_usage_is_exit_2_and_says_why(evening: Path, line: str) -> None:
     assert "Error" in said(result)
 
 
+SECONDS = [
+    *[
+        f"{command} {cut}"
+        for command in ("room busy", "rooms", "history busy", "counts busy", "visibility busy")
+        for cut in ("--as-of 1773260042", "--known-at 1773260042")
+    ],
+    *[f"{command} busy {end} 1773260042" for command in ("history", "visibility") for end in ("--from", "--to")],
+    "diff busy --from 1773260042 --to 1773260042000",
+    "diff busy --from 0 --to 1773260042",
+]
+
+
+@pytest.mark.parametrize("line", SECONDS)
+def test_a_time_in_seconds_is_exit_2_on_every_command(evening: Path, line: str) -> None:
+    result = roomlapse(*line.split(), env={"ROOMLAPSE_DATA": str(evening)})
+    assert result.returncode == 2
+    assert "1773260042 looks like seconds: epoch milliseconds are needed, 1773260042000" in said(result)
+
+
 SENSELESS = [
     "rooms --cursor !",
     "history busy --cursor AAAA",

@@ -43,6 +43,29 @@ def test_a_time_is_read(text: str, time_ms: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("1773260042", "1773260042000"),
+        ("1670574414", "1670574414000"),
+        ("100000000", "100000000000"),
+        ("99999999999", "99999999999000"),
+        ("01773260042", "1773260042000"),
+        ("-1773260042", "-1773260042000"),
+        ("1773260042.5", "1773260042500"),
+        ("1773260042.123456789", "1773260042123"),
+    ],
+)
+def test_seconds_are_refused_with_the_milliseconds_that_they_are(text: str, meant: str) -> None:
+    with pytest.raises(BadTime, match=rf"{text} looks like seconds: epoch milliseconds are needed, {meant}$"):
+        parse_time(text)
+
+
+@pytest.mark.parametrize("time_ms", [0, 1, -1, 10**8 - 1, -(10**8) + 1, 10**11, -(10**11)])
+def test_small_and_large_numbers_are_milliseconds(time_ms: int) -> None:
+    assert parse_time(str(time_ms)) == time_ms
+
+
+@pytest.mark.parametrize(
     ("text", "time_ms"),
     [
         ("2026-03-11T22:28:44 08:00", 1773239324000),

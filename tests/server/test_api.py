@@ -469,6 +469,26 @@ def test_a_bad_question_is_400_and_says_why(scene: Scene, path: str) -> None:
     assert_error(scene.server.client.get(path), 400)
 
 
+SECONDS = [
+    *[f"{path}?{name}={T0 // 1000}" for path in ("/rooms", room_path(HOST)) for name in ("as_of", "known_at")],
+    *[
+        f"{room_path(HOST)}/{route}?{name}={T0 // 1000}"
+        for route in ("history", "visibility")
+        for name in ("as_of", "known_at", "from", "to")
+    ],
+    *[f"{room_path(HOST)}/change-counts?{name}={T0 // 1000}" for name in ("as_of", "known_at")],
+    f"{room_path(HOST)}/diff?from={T0 // 1000}&to={T0}",
+    f"{room_path(HOST)}/diff?from={T0}&to={T0 // 1000}",
+    *[f"{room_path(HOST)}/diff?from=0&to={T0}&{name}={T0 // 1000}" for name in ("as_of", "known_at")],
+]
+
+
+@pytest.mark.parametrize("path", SECONDS)
+def test_a_time_in_seconds_is_refused_on_every_route(scene: Scene, path: str) -> None:
+    detail = assert_error(scene.server.client.get(path), 400)
+    assert detail == f"{T0 // 1000} looks like seconds: epoch milliseconds are needed, {T0 // 1000}000"
+
+
 def test_times_without_an_offset_are_told_what_is_missing(scene: Scene) -> None:
     detail = assert_error(scene.server.client.get("/rooms?as_of=2026-03-11T14:28:44"), 400)
     assert "offset" in detail

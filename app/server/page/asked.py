@@ -8,7 +8,7 @@ import msgspec
 
 from app.event import Cut
 from app.infra.errors import BadQuestion, BadTime
-from app.infra.times import format_time, parse_time
+from app.infra.times import format_time, parse_time, refuse_seconds
 
 WINDOWS_MS = {"1h": 3_600_000, "6h": 6 * 3_600_000, "24h": 24 * 3_600_000, "7d": 7 * 24 * 3_600_000}
 """How much of a room's visibility the list's strips show, by name."""
@@ -98,6 +98,7 @@ def read_moment(text: str | None) -> int | None:
     text = (text or "").strip()
     if not text:
         return None
+    refuse_seconds(text)
     try:
         return parse_time(text)
     except BadTime:

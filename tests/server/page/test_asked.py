@@ -28,6 +28,12 @@ def test_a_time_that_is_none_is_a_page_that_says_so(town: Server, path: str, nam
     assert "is not a time: write it like 2026-03-11 20:14" in page.text
 
 
+@pytest.mark.parametrize(("path", "name"), [(path, name) for path, names in MOMENTS for name in names])
+def test_a_time_in_seconds_is_a_page_that_says_which_milliseconds_it_is(town: Server, path: str, name: str) -> None:
+    page = open_page(town, path, 400, **{name: f" {T0 // 1000} "})
+    assert f"{T0 // 1000} looks like seconds: epoch milliseconds are needed, {T0 // 1000}000" in page.text
+
+
 @pytest.mark.parametrize(
     "text",
     [
