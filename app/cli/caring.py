@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import rich_click as click
@@ -11,6 +13,7 @@ import rich_click as click
 from app.cli import options, tables
 from app.cli.opening import bring_up_read_models, checked, reading
 from app.infra.data_dir import DataDir
+from app.infra.output import STDOUT, open_output, refuse_data_file
 from app.infra.processes import settle_memory
 from app.infra.progress import show_progress
 from app.infra.settings import Settings, read_address, read_sdk_app_id, read_secrets
@@ -87,7 +90,7 @@ def verify(data: Path, as_json: bool) -> None:
 
 
 @click.command(epilog="Example: `roomlapse backup ./events-copy.db`")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, readable=False))
 @options.data
 @options.as_json
 def backup(file: Path, data: Path, as_json: bool) -> None:
@@ -156,15 +159,19 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
     _end_import(data_dir, imported, as_json, {"rejected_lines": listed})
 
 
-@click.command(epilog="Example: `roomlapse export ./callbacks.jsonl`")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.command(epilog="Example: `roomlapse export ./exported.jsonl`")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, readable=False, allow_dash=True))
+@click.option("--force", is_flag=True, help="Replace FILE if it is there, once the export is whole.")
 @options.data
-def export(file: Path, data: Path) -> None:
-    """Write the log as JSON lines (- for stdout), each with its body exactly as received."""
+def export(file: Path, force: bool, data: Path) -> None:
+    """Write the log as JSON lines (- for stdout), each with its body exactly as received.
+
+    A FILE gets its name when it is whole and synced. One that is there is replaced with --force only.
+    """
     data_dir = checked(data)
     with (
         open_log_reader(data_dir) as log,
-        click.open_file(str(file), "wb") as stream,
+        _open_output(file, data, replace=force) as stream,
         show_progress("exporting") as progress,
     ):
         head = log.head().position
@@ -173,6 +180,17 @@ def export(file: Path, data: Path) -> None:
             if done % 1000 == 0:
                 progress(done, head)
     click.echo(f"exported {head} events", err=True)
+
+
+@contextmanager
+def _open_output(file: Path, data: Path, *, replace: bool) -> Iterator[IO[bytes]]:
+    if str(file) == "-":
+        refuse_data_file(STDOUT, data)
+        with click.open_file("-", "wb") as stream:
+            yield stream
+    else:
+        with open_output(file, data, replace=replace) as stream:
+            yield stream
 
 
 @click.group(invoke_without_command=True, epilog="Example: `roomlapse rejected --limit 20`")

@@ -33,7 +33,7 @@ def message_of(error: Exception) -> str:
     elif isinstance(error, OSError) and error.strerror:  # str() would begin with the number of the error
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
-        text = str(error)
+        text = sqlite.text_of(error)
     return visible(text)
 
 

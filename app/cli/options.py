@@ -139,7 +139,8 @@ def _choose_data(context: click.Context, _option: click.Parameter, given: Path |
     return data
 
 
-DIRECTORY = click.Path(path_type=Path, file_okay=False)
+# Not `readable`: whose it is, and what to do, is said when it is opened.
+DIRECTORY = click.Path(path_type=Path, file_okay=False, readable=False)
 data = click.option(
     "--data",
     type=DIRECTORY,

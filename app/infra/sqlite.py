@@ -5,14 +5,16 @@ from here: two SQLite libraries on one file in one process would break each othe
 """
 
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import sqlite_utils
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the library it picked, re-exported
 
 from app.infra.errors import Corrupt, CorruptFile, NoData
+from app.infra.files import find_problem, make_private, name_of
 
 Connection = sqlite3.Connection
 Database = sqlite_utils.Database
@@ -27,6 +29,15 @@ LIBRARY_VERSION: str = sqlite3.sqlite_version
 _FIXED_VERSION = (3, 51, 3)
 LIBRARY_IS_SOUND = tuple(int(part) for part in LIBRARY_VERSION.split(".")) >= _FIXED_VERSION
 """False for a library with the WAL-reset bug, which can corrupt a database that two connections write."""
+
+_UNABLE = "unable to open database file"
+_UNUSABLE = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_IOERR,
+}
 
 MEMORY = ":memory:"
 _BUSY_TIMEOUT_MS = 10_000
@@ -46,6 +57,8 @@ def open_writer(
 
     `synchronous`: FULL syncs every commit to disk before it returns, NORMAL leaves that to the checkpoints.
     """
+    if path != MEMORY:
+        make_private(path)
     conn = _connect(path)
     with closed_on_error(conn), named_in_errors(path):
         conn.execute(f"PRAGMA page_size = {page_bytes}")
@@ -69,31 +82,58 @@ def closed_on_error(conn: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def named_in_errors(path: Path | str) -> Iterator[None]:
-    """Name the file in errors of SQLite, which does not; raise CorruptFile where it is no database."""
+def named_in_errors(path: Path | str, *, write: bool = True) -> Iterator[None]:
+    """Name the file in errors of SQLite, which does not, and say why it cannot be used, which SQLite does not know.
+
+    Raises CorruptFile where it is no database.
+    """
     try:
         yield
     except Error as error:
         if type(error) is sqlite3.DatabaseError:
-            raise CorruptFile(f"{path}: {error}") from None
-        raise type(error)(f"{path}: {error}") from None
+            raise CorruptFile(f"{name_of(path)}: {error}") from None
+        problem = find_problem(Path(path), write=write) if means_unusable(error) and path != MEMORY else None
+        raise type(error)(problem or f"{name_of(path)}: {text_of(error)}") from None
+
+
+def means_unusable(error: BaseException) -> bool:
+    """Whether an error says that a file cannot be opened or written, whatever the reason."""
+    # An error that was raised again by its name has lost its code.
+    return isinstance(error, Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNUSABLE
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says; in words for people where SQLite says that it is unable to open a file, and not which."""
+    text = str(error) or type(error).__name__
+    return text.replace(_UNABLE, "the database, or a file beside it, cannot be opened: run `roomlapse doctor`")
 
 
 def open_reader(path: Path | str, mapped_bytes: int = 0) -> Connection:
-    """Open a database read-only. Raises NoData if there is none.
+    """Open a database read-only. Raises NoData if there is none, and Error, with its path, if it cannot be opened.
 
     `mapped_bytes` of the file are mapped into memory, which halves the cost of random reads. Not for a server: a file
     that is truncated while it is mapped ends the process.
     """
-    if not Path(path).is_file():
-        raise NoData(f"no database at {path}")
-    conn = sqlite3.connect(
-        f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-    )
-    conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    conn.execute("PRAGMA query_only = ON")
-    if mapped_bytes:
-        conn.execute(f"PRAGMA mmap_size = {mapped_bytes}")
+    try:
+        is_there = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        is_there = False
+    except OSError as error:
+        raise type(error)(find_problem(Path(path), write=False) or f"{name_of(path)}: {error.strerror}") from None
+    if not is_there:
+        raise NoData(find_problem(Path(path), write=False) or f"no database at {name_of(path)}")
+    conn = _connect(path, "ro")
+    with closed_on_error(conn):
+        conn.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        conn.execute("PRAGMA query_only = ON")
+        if mapped_bytes:
+            conn.execute(f"PRAGMA mmap_size = {mapped_bytes}")
+        try:
+            conn.execute("PRAGMA schema_version").fetchone()  # only a read opens the files of the WAL
+        except Error as error:
+            if means_unusable(error):  # what else is wrong with it is found by those who read on
+                with named_in_errors(path, write=False):
+                    raise
     return conn
 
 
@@ -102,12 +142,10 @@ def copy(path: Path, target: Path) -> None:
 
     The copy is compact and needs no other file beside it. Raises NoData and Error.
     """
-    with closing(open_reader(path)) as conn:
-        try:
-            conn.execute("PRAGMA query_only = OFF")  # it would forbid to write the other file as well
-            conn.execute("VACUUM INTO ?", (str(target),))
-        except Error as error:
-            raise type(error)(f"{target}: {error}") from None
+    with closing(open_reader(path)) as conn, named_in_errors(target):
+        conn.execute("PRAGMA query_only = OFF")  # it would forbid to write the other file as well
+        uri = f"{target.absolute().as_uri()}?mode=rwc"
+        conn.execute("VACUUM INTO ?", (uri,))
 
 
 def find_fault(conn: Connection) -> str | None:
@@ -171,27 +209,10 @@ def snapshot(conn: Connection) -> Iterator[None]:
             conn.execute("ROLLBACK")
 
 
-def sync(path: Path) -> None:
-    """Sync a closed file, or a folder, whose names are lost in a power cut until they are synced too."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-def make_private(path: Path | str) -> None:
-    """Make a file that is not there yet, for its owner alone: bodies are for nobody else on this machine.
-
-    One that is there is not even opened: closing it would release all locks that SQLite holds on it in this process.
-    Errors are left to the opening that follows.
-    """
-    with suppress(OSError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-
-
-def _connect(path: Path | str) -> Connection:
-    if path != MEMORY:
-        make_private(path)
-    with named_in_errors(path):
-        return sqlite3.connect(str(path), isolation_level=None, check_same_thread=False)
+def _connect(path: Path | str, mode: str = "rwc") -> Connection:
+    if path == MEMORY:
+        return sqlite3.connect(MEMORY, isolation_level=None, check_same_thread=False)
+    # As a URI, in which each byte of a name stands for itself: the library would take `file:x` for one as well.
+    uri = f"{Path(path).absolute().as_uri()}?mode={mode}"
+    with named_in_errors(path, write=mode != "ro"):
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)

@@ -5,6 +5,7 @@ import os
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
 from app.infra.errors import DiskFull, NoData, OtherWriter, WrongOwner
+from app.infra.files import find_problem, find_problem_of_folder, name_of, sync_folder
 from app.log import schema
 from app.log.store import EventStore
 from app.log.wal import wal_bytes
@@ -19,30 +20,35 @@ def create_log(data_dir: DataDir, sdk_app_id: str | None = None) -> None:
     Raises WrongOwner, OSError and sqlite.Error.
     """
     path = data_dir.path
+    if (problem := find_problem_of_folder(path)) is not None:  # SQLite would say that it is unable to open a file
+        raise PermissionError(problem)
     new = not path.exists()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)  # raw callbacks are for nobody else on this machine
     except OSError as error:
-        raise OSError(error.errno, f"{path} cannot be made ({error.strerror}): name another --data") from None
-    if not os.access(path, os.W_OK):  # SQLite would say that it is unable to open a file
-        raise PermissionError(f"{path} cannot be written: give it to this user, or mount it read-write")
+        raise OSError(error.errno, f"{name_of(path)} cannot be made ({error.strerror}): name another --data") from None
+    data_dir.hand_over()
     with open_log(data_dir) as log:
         if new:
-            sqlite.sync(path.parent)
-        sqlite.sync(path)
+            sync_folder(path.parent)
+        sync_folder(path)
         if sdk_app_id is not None:
             _refuse_other_owner(data_dir, log.claim(sdk_app_id), sdk_app_id)
 
 
 def check_log(data_dir: DataDir, sdk_app_id: str | None) -> None:
-    """Raise NoData if there is no log, NewerSchema if it is of a newer version, WrongOwner if it is another
-    application's."""
+    """Raise NoData if there is no log, PermissionError if it may not be read, NewerSchema if it is of a newer version,
+    WrongOwner if it is another application's."""
     path = data_dir.log_path
-    if not path.is_file():
+    data_dir.hand_over()
+    if (problem := find_problem(path, write=False)) is not None:
+        raise PermissionError(problem)
+    if data_dir.log_file() is None:
         raise NoData(
-            f"no Roomlapse data in {data_dir.path}: start `roomlapse serve` or run `roomlapse import` with this --data"
+            f"no Roomlapse data in {name_of(data_dir.path)}: start `roomlapse serve` or run `roomlapse import` with"
+            " this --data"
         )
-    with open_log_reader(data_dir) as log, sqlite.named_in_errors(path):
+    with open_log_reader(data_dir) as log, sqlite.named_in_errors(path, write=False):
         schema.refuse_newer_log(log.conn, path)
         owner = log.owner()
     _refuse_other_owner(data_dir, owner, sdk_app_id)
@@ -56,8 +62,8 @@ def open_log(data_dir: DataDir, cache_kib: int = sqlite.CACHE_KIB) -> EventStore
             writer_lock = data_dir.lock_writer()
         except BlockingIOError:
             raise OtherWriter(
-                f"another process writes {data_dir.log_path}, and with two of them SQLite {sqlite.LIBRARY_VERSION} can"
-                " corrupt it: stop the other one first, or install the package pysqlite3"
+                f"another process writes {name_of(data_dir.log_path)}, and with two of them SQLite"
+                f" {sqlite.LIBRARY_VERSION} can corrupt it: stop the other one first, or install the package pysqlite3"
             ) from None
     try:
         return EventStore(schema.open_log(data_dir.log_path, cache_kib), writer_lock, data_dir.log_file())
@@ -73,12 +79,12 @@ def open_own_log(data_dir: DataDir, sdk_app_id: str) -> EventStore:
     Raises NoData, WrongOwner and what `open_log` raises.
     """
     path = data_dir.log_path
-    if not path.is_file():
-        raise NoData(f"{path} is gone: put it back, or start the server again to begin a new one")
+    if data_dir.log_file() is None:
+        raise NoData(f"{name_of(path)} is gone: put it back, or start the server again to begin a new one")
     log = open_log(data_dir)
     if log.owner() != sdk_app_id:
         log.close()
-        raise WrongOwner(f"{path} is not the log of SDKAppID {sdk_app_id} any more")
+        raise WrongOwner(f"{name_of(path)} is not the log of SDKAppID {sdk_app_id} any more")
     return log
 
 
@@ -90,7 +96,7 @@ def open_log_reader(data_dir: DataDir, mapped_bytes: int = 0) -> EventStore:
 def check_before_commit(data_dir: DataDir, log: EventStore, size: int) -> None:
     """Raise DiskFull if the log may not take so many bytes more, NoData if it is not the file of that name."""
     if log.file != data_dir.log_file():
-        raise NoData(f"{data_dir.log_path} was moved or removed: put it back")
+        raise NoData(f"{name_of(data_dir.log_path)} was moved or removed: put it back")
     disk = os.statvfs(data_dir.path)
     free = disk.f_bavail * disk.f_frsize
     to_come = wal_bytes(log.conn) + 2 * size  # what is written to the WAL is written to the database later
@@ -101,6 +107,6 @@ def check_before_commit(data_dir: DataDir, log: EventStore, size: int) -> None:
 def _refuse_other_owner(data_dir: DataDir, owner: str | None, sdk_app_id: str | None) -> None:
     if sdk_app_id is not None and owner is not None and owner != sdk_app_id:
         raise WrongOwner(
-            f"{data_dir.path} holds the callbacks of SDKAppID {owner}, not {sdk_app_id}:"
+            f"{name_of(data_dir.path)} holds the callbacks of SDKAppID {owner}, not {sdk_app_id}:"
             " give each application its own --data"
         )

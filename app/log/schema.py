@@ -5,6 +5,7 @@ from pathlib import Path
 
 from app.infra import sqlite
 from app.infra.errors import NewerSchema
+from app.infra.files import name_of
 from app.infra.sqlite import Connection, Database, Migrations
 
 _schema = Migrations("roomlapse.events")
@@ -93,7 +94,7 @@ def refuse_newer_log(conn: Connection, path: Path | str) -> None:
     """Raise NewerSchema if a newer version of this program made the log. Writes nothing."""
     applied = _schema.applied(Database(conn, execute_plugins=False))
     if {migration.name for migration in applied} - _MIGRATIONS:
-        raise NewerSchema(f"{path} was made by a newer Roomlapse: upgrade this one to use it")
+        raise NewerSchema(f"{name_of(path)} was made by a newer Roomlapse: upgrade this one to use it")
 
 
 def corrupt_schema(conn: Connection, *, missing: bool = False) -> str | None:

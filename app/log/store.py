@@ -3,6 +3,7 @@
 Reads in log order (position) stand here, those in event order in `room_index`: the two orders never share a method.
 """
 
+import os
 from collections.abc import Sequence
 from typing import IO, Any, Self
 
@@ -73,8 +74,8 @@ class EventStore:
     @property
     def path(self) -> str:
         """The database's file, empty for one in memory."""
-        file: str = self.value("SELECT file FROM pragma_database_list WHERE name = 'main'")
-        return file
+        # As bytes: a name need not be text.
+        return os.fsdecode(self.value("SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'"))
 
     def owner(self) -> str | None:
         """The SDKAppID that the data belongs to, None while it has no owner."""

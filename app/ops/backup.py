@@ -8,6 +8,8 @@ import msgspec
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
 from app.infra.errors import BadBackup
+from app.infra.files import name_of
+from app.infra.output import refuse_data_file, write_whole
 from app.infra.progress import Progress, no_progress
 from app.log.audit import verify_log
 from app.log.store import EventStore
@@ -28,22 +30,14 @@ def back_up(data_dir: DataDir, file: Path, progress: Progress = no_progress) -> 
     Read models are not in it: they are rebuilt from the log. Raises FileExistsError, OSError, sqlite.Error and
     BadBackup; no file of that name is made then.
     """
-    if file.exists():
-        raise FileExistsError(f"{file} is there already: a backup replaces nothing, choose another name")
+    if os.path.lexists(file):
+        raise FileExistsError(f"{name_of(file)} is there already: a backup replaces nothing, choose another name")
+    refuse_data_file(file, data_dir.path)
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"there is no directory {file.parent}: make it, or choose another place")
-    partial = file.with_name(f".{file.name}.partial")
-    partial.unlink(missing_ok=True)  # left by a backup that was interrupted
-    try:
-        sqlite.make_private(partial)
+        raise FileNotFoundError(f"there is no directory {name_of(file.parent)}: make it, or choose another place")
+    with write_whole(file) as partial:
         sqlite.copy(data_dir.log_path, partial)
-        backed_up = _check(partial, file, progress)
-        sqlite.sync(partial)
-        os.link(partial, file)  # unlike a rename, a link fails if that name has come up meanwhile
-        sqlite.sync(file.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-    return backed_up
+        return _check(partial, file, progress)
 
 
 def _check(partial: Path, file: Path, progress: Progress) -> BackedUp:
@@ -52,4 +46,4 @@ def _check(partial: Path, file: Path, progress: Progress) -> BackedUp:
         if difference is not None:
             raise BadBackup(f"the log cannot be backed up as it is: {difference}")
         head = log.head()
-    return BackedUp(str(file), head.position, head.chain, partial.stat().st_size)
+    return BackedUp(name_of(file), head.position, head.chain, partial.stat().st_size)

@@ -89,7 +89,7 @@ class Projector:
                 return
             except (*sqlite.UNREADABLE, NewerSchema, NoData, OSError) as error:
                 self._unchecked |= sqlite.means_corrupt(error)
-                self._wait(str(error), None)
+                self._wait(sqlite.text_of(error), None)
             except Exception as error:  # noqa: BLE001  a bug, or a log that was tampered with, must not end the process
                 self._wait(reason_of(error), error)
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
 from app.infra.errors import CorruptFile, NewerSchema, ProjectionFailed, RebuildRunning
+from app.infra.files import name_of
 from app.infra.progress import Progress, no_progress
 from app.log.store import EventStore
 from app.projector.catch_up import catch_up_all
@@ -35,7 +36,7 @@ def open_read_models_reader(data_dir: DataDir, *, check: bool = True) -> ReadMod
     conn = sqlite.open_reader(data_dir.read_models_path)
     models = ReadModels(conn, known_projections())
     if check:
-        with sqlite.closed_on_error(conn), sqlite.named_in_errors(data_dir.read_models_path):
+        with sqlite.closed_on_error(conn), sqlite.named_in_errors(data_dir.read_models_path, write=False):
             models.check_layout()
     return models
 
@@ -68,8 +69,8 @@ def drop_corrupt_read_models(data_dir: DataDir) -> None:
     path = data_dir.read_models_path
     _log.error("the read models are corrupt and made again: %s", fault)
     if not sqlite.looks_like_database(path):
-        aside = path.with_suffix(".unreadable")
-        _log.error("what was there is now %s", aside)
+        aside = data_dir.unreadable_path
+        _log.error("what was there is now %s", name_of(aside))
         path.replace(aside)
     sqlite.remove(path)
 

@@ -117,6 +117,6 @@ class ReaderPool:
             if opened is not None:
                 opened.reader.close()
             opened = None  # the next question opens it anew
-            raise Unavailable(f"the database cannot be read now: {error}") from error
+            raise Unavailable(f"the database cannot be read now: {sqlite.text_of(error)}") from error
         finally:
             self._readers.put(opened)

@@ -3,6 +3,7 @@
 import logging
 import time
 
+from app.infra import sqlite
 from app.infra.metrics import Metrics
 from app.infra.throttle import Throttle
 from app.log import wal
@@ -95,7 +96,7 @@ class Disk:
         self._metrics.commit_failures.inc()
         if self._failures.due():
             self._is_logged = True
-            _log.error("commit failed: %s", error, extra={"callbacks": callbacks})
+            _log.error("commit failed: %s", self.failure, extra={"callbacks": callbacks})
 
     def succeeded(self) -> None:
         """A commit or a probe succeeded."""
@@ -108,4 +109,4 @@ class Disk:
 
 
 def _reason_of(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return sqlite.text_of(error)

@@ -76,7 +76,7 @@ def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir(mode=0o500)
     unprivileged = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
-    message = f"{data} cannot be written: give it to this user, or mount it read-write"
+    message = f"{data} cannot be written: its mode forbids it: `chmod u+w {data}`"
     assert_one_line([*unprivileged, *serve_command(data)], message)
     message = f"{data / 'inner'} cannot be made (Permission denied): name another --data"
     assert_one_line([*unprivileged, *serve_command(data / "inner")], message)

@@ -142,7 +142,7 @@ def disk(tmp_path: Path) -> Iterator[LoopDisk]:
             unmount(tmp_path / "disk")
 
 
-READ_ONLY = ("readonly", "I/O error", "unable to open")
+READ_ONLY = ("readonly", "read-only", "I/O error", "cannot be written")
 
 
 def test_a_file_system_turns_read_only_and_is_repaired_while_the_server_runs(disk: LoopDisk) -> None:
