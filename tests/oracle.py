@@ -277,9 +277,9 @@ class Oracle:
         end = now_ms
         if as_of is not None and as_of < now_ms:
             end = as_of
-        window_to = to_ms
-        if window_to is None:  # a window that begins in the future is empty
-            window_to = end if from_ms is None or from_ms < end else from_ms
+        window_to = end if to_ms is None or end < to_ms else to_ms  # what comes after has not happened
+        if from_ms is not None and window_to < from_ms:  # a window that begins in the future is empty
+            window_to = from_ms
         window_from: int | None = from_ms
         if window_from is None and whole and whole[0]["from_ms"] < window_to:
             window_from = whole[0]["from_ms"]
@@ -291,7 +291,7 @@ class Oracle:
             if from_ms is not None:
                 start = max(start, from_ms)
             if to_ms is not None:
-                stop = to_ms if stop is None else min(stop, to_ms)
+                stop = window_to if stop is None else min(stop, window_to)
             if stop is None or start < stop:
                 clipped.append({"from_ms": start, "to_ms": stop, "public": interval["public"]})
 

@@ -334,9 +334,11 @@ def test_a_millisecond_of_several_values_makes_no_empty_interval() -> None:
             30,
             (20, 70),
         ),
-        ({"now_ms": 40, "to_ms": 70}, [(10, 30, True), (30, 60, False), (60, 70, True)], 30, 30, (10, 70)),
+        ({"now_ms": 40, "to_ms": 70}, [(10, 30, True), (30, 40, False)], 20, 10, (10, 40)),
+        ({"now_ms": 100, "to_ms": 1000}, [(10, 30, True), (30, 60, False), (60, 100, True)], 60, 30, (10, 100)),
+        ({"now_ms": 100, "to_ms": 1000, "as_of": 45}, [(10, 30, True), (30, 45, False)], 20, 15, (10, 45)),
+        ({"now_ms": 100, "from_ms": 200, "to_ms": 1000}, [], 0, 0, (200, 200)),
         ({"now_ms": 100, "to_ms": 10}, [], 0, 0, (None, 10)),
-        ({"now_ms": 100, "from_ms": 50, "to_ms": 40}, [], 0, 0, (50, 40)),
         ({"now_ms": 100, "from_ms": 200}, [(200, None, True)], 0, 0, (200, 200)),
     ],
 )

@@ -135,7 +135,7 @@ def print_visibility(visibility: answers.Visibility) -> None:
                 "public" if interval.public else "hidden",
                 format_time(interval.from_ms),
                 format_time(interval.to_ms) if interval.to_ms is not None else "open",
-                format_duration((interval.to_ms or max(visibility.window.to_ms, interval.from_ms)) - interval.from_ms),
+                format_duration(visibility.window.duration_ms(interval)),
             ]
             for interval in visibility.intervals
         ],

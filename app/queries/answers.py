@@ -115,10 +115,18 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The half-open window that a timeline was asked for; `from_ms` is null if it ends before the timeline begins."""
+    """The half-open window that a timeline was asked for, up to now, or to `as_of`, at the latest.
+
+    `from_ms` is null if it ends before the timeline begins.
+    """
 
     from_ms: int | None
     to_ms: int
+
+    def duration_ms(self, interval: Interval) -> int:
+        """How much of an interval lies before the window's end."""
+        until_ms = self.to_ms if interval.to_ms is None else min(interval.to_ms, self.to_ms)
+        return max(0, until_ms - interval.from_ms)
 
 
 class Visibility(msgspec.Struct, frozen=True):

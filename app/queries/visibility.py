@@ -23,7 +23,8 @@ def visibility(
 ) -> answers.Visibility:
     """When a room was public and when hidden, clipped to [from_ms, to_ms). Raises NotFound.
 
-    Without `to_ms` the sums end now (or at `as_of_ms`, if that is earlier) and the last interval stays open.
+    The window ends now (or at `as_of_ms`, if that is earlier) at the latest: what comes after has not happened. Without
+    `to_ms` that is where the sums end, and the last interval stays open.
     """
     check_window(from_ms, to_ms)
     cut = moment.cut(cut, "visibility", "current_room")
@@ -33,18 +34,15 @@ def visibility(
         found = [Interval(row.from_ms, row.to_ms, row.public) for row in moment.rows("visibility", room_id, cut)]
     if not found:
         check_known(moment, room_id, cut)
-    if to_ms is None:
-        end = min(times.now_ms() if now_ms is None else now_ms, cut.latest_ms)
-        end = end if from_ms is None else max(end, from_ms)
-    else:
-        end = to_ms
+    end = min(times.now_ms() if now_ms is None else now_ms, cut.latest_ms)
+    end = end if to_ms is None else min(end, to_ms)
+    end = end if from_ms is None else max(end, from_ms)
     begin = from_ms if from_ms is not None else next((it.from_ms for it in found if it.from_ms < end), None)
-    intervals = list(_clip(found, from_ms, to_ms))
-    sums = {True: 0, False: 0}
+    intervals = list(_clip(found, from_ms, None if to_ms is None else end))
+    window, sums = Window(begin, end), {True: 0, False: 0}
     for interval in intervals:
-        until = end if interval.to_ms is None else min(interval.to_ms, end)
-        sums[interval.public] += max(0, until - interval.from_ms)
-    return answers.Visibility(room_id, intervals, sums[True], sums[False], Window(begin, end))
+        sums[interval.public] += window.duration_ms(interval)
+    return answers.Visibility(room_id, intervals, sums[True], sums[False], window)
 
 
 def _intervals(models: ReadModels, room_id: str, from_ms: int | None, to_ms: int | None) -> list[Interval]:

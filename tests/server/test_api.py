@@ -269,6 +269,9 @@ def test_visibility(scene: Scene, room_id: str) -> None:
         {"from": T0 - 99_999, "to": T0 - 50_000},
         {"from": T0 + 10**6, "to": T0 + 2 * 10**6},
         {"from": 10**13},
+        {"to": 10**13},
+        {"from": T0 + 35, "to": 10**14},
+        {"from": 10**13, "to": 10**14},
     ]
     for cut, window in itertools.product(cuts(scene), windows):
         before_ms = time.time_ns() // 1_000_000
@@ -276,7 +279,7 @@ def test_visibility(scene: Scene, room_id: str) -> None:
         after_ms = time.time_ns() // 1_000_000
         now_ms = after_ms
         in_the_future = window.get("from", 0) > after_ms  # then it is empty, and its end is no clock's
-        if response.status_code == 200 and "to" not in window and not in_the_future:
+        if response.status_code == 200 and window.get("to", after_ms + 1) > after_ms and not in_the_future:
             now_ms = response.json()["window"]["to_ms"]
             if "as_of" not in cut:
                 assert before_ms <= now_ms <= after_ms
@@ -288,6 +291,20 @@ def test_visibility(scene: Scene, room_id: str) -> None:
             assert_error(response, 404)
         else:
             assert same(response.json(), expected), (cut, window)
+
+
+def test_time_that_has_not_happened_is_neither_public_nor_hidden(scene: Scene) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    year = scene.server.get(f"{room_path(HOST)}/visibility", to=now_ms + 365 * 86_400_000)
+    plain = scene.server.get(f"{room_path(HOST)}/visibility")
+    assert 0 <= plain["public_ms"] + plain["hidden_ms"] - year["public_ms"] - year["hidden_ms"] < 5000
+    assert now_ms <= year["window"]["to_ms"] == year["intervals"][-1]["to_ms"] <= plain["window"]["to_ms"]
+    assert sum(it["to_ms"] - it["from_ms"] for it in year["intervals"]) == year["public_ms"] + year["hidden_ms"]
+    ahead = scene.server.get(f"{room_path(HOST)}/visibility", **{"from": now_ms + 10**9, "to": now_ms + 2 * 10**9})
+    assert (ahead["intervals"], ahead["public_ms"], ahead["hidden_ms"]) == ([], 0, 0)
+    past = scene.server.get(f"{room_path(HOST)}/visibility", as_of=T0 + 2000, to=now_ms)
+    assert past["window"]["to_ms"] == T0 + 2000
+    assert past["public_ms"] + past["hidden_ms"] == T0 + 2000 - past["window"]["from_ms"]
 
 
 def test_times_come_as_milliseconds_or_as_iso_8601_with_an_offset(scene: Scene) -> None:
