@@ -49,6 +49,12 @@ class RoomsAsked(msgspec.Struct, frozen=True):
             | changed
         )
 
+    @property
+    def room_query(self) -> str:
+        """The link from a room in the list to its page at the same times."""
+        times = {"at": self.at_ms, "known_at": self.known_at_ms}
+        return _query({name: None if ms is None else format_time(ms) for name, ms in times.items()}).removesuffix("?")
+
 
 class RoomAsked(msgspec.Struct, frozen=True):
     """What a room's page was asked for."""

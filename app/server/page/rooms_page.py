@@ -17,7 +17,7 @@ def read_rooms(moment: Moment, asked: RoomsAsked) -> dict[str, Any]:
     cut = asked.cut
     list_rooms = rooms.rooms if asked.sort == "name" else rooms.latest_rooms
     page = list_rooms(moment, cut, public=asked.public, q=asked.q, limit=ROOMS_A_PAGE, cursor=asked.cursor)
-    end_ms = now_ms() if asked.at_ms is None else asked.at_ms
+    end_ms = min(now_ms(), cut.latest_ms)
     window = (end_ms - WINDOWS_MS[asked.window], end_ms)
     counts_by_room = {room.room_id: counts.change_counts(moment, room.room_id, cut) for room in page.rooms}
     most = max((sum(it.changes for it in each.counts.values()) for each in counts_by_room.values()), default=0)

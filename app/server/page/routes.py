@@ -9,7 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
 from app.event import Cut
-from app.infra.errors import NotFound
+from app.infra.errors import BadQuestion, NotFound
 from app.queries import log
 from app.queries import visibility as visibility_queries
 from app.queries.reader import Moment
@@ -22,7 +22,7 @@ from app.server.page.health_page import read_health
 from app.server.page.render import FOLDER, Renderer
 from app.server.page.room_page import read_room
 from app.server.page.rooms_page import read_rooms
-from app.server.page.visibility_file import visibility_csv
+from app.server.page.visibility_file import BOM, content_disposition, visibility_csv
 from app.server.room_names import room_id_of
 from app.server.sessions import end_cookie
 
@@ -92,19 +92,19 @@ def _room_routes(service: Service, renderer: Renderer) -> list[HTTPRouteHandler]
 
 def _other_routes(service: Service, renderer: Renderer, authentication: Authentication) -> list[HTTPRouteHandler]:
     @get("/room/{room_id:str}/visibility.csv", opt={"page": True}, include_in_schema=False)
-    async def visibility_file(room_id: FromPath[str]) -> Response[str]:
+    async def visibility_file(
+        room_id: FromPath[str], at: At = None, as_of: At = None, known_at: At = None
+    ) -> Response[str]:
+        if at and as_of:
+            raise BadQuestion("at and as_of are the same: give one of them")
+        room_id, cut = room_id_of(room_id), Cut(as_of_ms=read_moment(at or as_of), known_at_ms=read_moment(known_at))
+
         def write(moment: Moment) -> str:
-            return visibility_csv(visibility_queries.visibility(moment, room_id_of(room_id), Cut()))
+            return visibility_csv(visibility_queries.visibility(moment, room_id, cut))
 
         text = await sync_to_thread(lambda: service.readers.read(write))
-        name = "".join(
-            char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in room_id_of(room_id)
-        )
-        return Response(
-            text,
-            media_type="text/csv",
-            headers={"content-disposition": f'attachment; filename="visibility-{name.lstrip(".")}.csv"'},
-        )
+        headers = {"content-disposition": content_disposition(room_id)}
+        return Response(BOM + text, media_type="text/csv", headers=headers)
 
     @get("/event/{event_id:str}", opt={"page": True, "admin": True}, include_in_schema=False)
     async def event_page(request: Request[Any, Any, Any], event_id: FromPath[str]) -> Response[str]:

@@ -1,14 +1,15 @@
 """The list of rooms: search, filter, sorting, paging, past times."""
 
+import time
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 from conftest import T0, Server, StartServer
 from html_tree import moments_in, rows_of, values_of
 
 from app.infra.times import format_time
-from server.page.reading import all_listed, api, check, check_state, listed, open_page, submit
+from server.page.reading import all_listed, api, check, check_state, listed, open_page, path_of, submit
 from server.page.town import CROWD, DIARY, HOSTILE, MARKUP, crowd
 
 
@@ -143,3 +144,21 @@ def test_a_server_without_events_says_how_to_send_some(start_server: StartServer
     server = start_server()
     assert "No callback has been received yet" in open_page(server, "/").text
     assert "never" in open_page(server, "/health").text
+
+
+def test_a_room_of_the_list_leads_to_its_page_at_the_same_times(town: Server) -> None:
+    known = api(town, DIARY, "/history", limit=1)["changes"][0]["received_at_ms"]
+    for params in ({}, {"at": T0 + 30_000}, {"known_at": known}, {"at": T0 + 30_000, "known_at": known}):
+        page = open_page(town, "/", q=DIARY, **params)
+        (row,) = [row for row in page.all("tr") if row.attrs.get("data-room") == DIARY]
+        address = urlsplit(row.one("a").attrs["href"])
+        assert address.path == path_of(DIARY)
+        assert dict(parse_qsl(address.query)) == {name: format_time(at) for name, at in params.items()}
+
+
+def test_a_list_of_a_time_to_come_ends_its_strips_now(town: Server) -> None:
+    heading = open_page(town, "/", at="2099-01-01").one("table", class_="rooms").one("thead")
+    begin_ms, end_ms = moments_in(heading)
+    now_ms = time.time_ns() // 1_000_000
+    assert now_ms - 60_000 < end_ms <= now_ms
+    assert end_ms - begin_ms == 6 * 3_600_000
