@@ -93,7 +93,7 @@ def values_of(form: Node) -> dict[str, str]:
     """What a browser would send of a form that nobody has touched."""
     values: dict[str, str] = {}
     for node in form.elements:
-        if node.tag == "input" and "name" in node.attrs:
+        if node.tag == "input" and "name" in node.attrs and "disabled" not in node.attrs:
             values[node.attrs["name"]] = node.attrs.get("value", "")
         elif node.tag == "select":
             options = node.all("option")

@@ -109,6 +109,37 @@ def span(log: EventStore, room_id: str) -> tuple[int, int, int, int] | None:
     return (row[0], row[1], received[0], received[1])
 
 
+def columns(log: EventStore, room_id: str, *, upto: int, from_ms: int, width_ms: int) -> list[tuple[int, ...]]:
+    """A room's events at positions <= upto, counted by columns of time that are `width_ms` wide, in order of time.
+
+    For each column with any: how many, the times of the first and the last, and how many arrived after an event of a
+    later millisecond. Reads no body.
+    """
+    return log.conn.execute(
+        """
+        SELECT count(*), min(event_time_ms), max(event_time_ms), sum(late) FROM (
+            SELECT event_time_ms, coalesce(position > min(position) OVER (
+                ORDER BY event_time_ms DESC RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            ), 0) AS late FROM events INDEXED BY events_by_room WHERE room_id = ? AND position <= ?
+        ) GROUP BY (event_time_ms - ?) / ? ORDER BY 2
+        """,
+        (room_id, upto, from_ms, width_ms),
+    ).fetchall()
+
+
+def arrivals(log: EventStore, room_id: str, *, before: int, after: int, most: int) -> list[int]:
+    """When a room's events arrived: `most` of those at positions <= before, `most` of those at positions > after."""
+    found: set[int] = set()
+    for where, position, order in (("<=", before, "DESC"), (">", after, "ASC")):
+        rows = log.conn.execute(
+            "SELECT received_at_ms FROM events WHERE position IN (SELECT position FROM events INDEXED BY events_by_room"
+            f" WHERE room_id = ? AND position {where} ? ORDER BY position {order} LIMIT ?)",
+            (room_id, position, most),
+        )
+        found |= {received_at_ms for (received_at_ms,) in rows}
+    return sorted(found)
+
+
 def last_times(log: EventStore, *, upto: int, as_of_ms: int = MAX_TIME_MS) -> list[tuple[int, str]]:
     """When each room had its last event at positions <= upto that happened at or before a time, the latest first.
 

@@ -216,6 +216,15 @@ class TimeSpan(msgspec.Struct, frozen=True):
     last_received_ms: int
 
 
+class Column(msgspec.Struct, frozen=True):
+    """A room's events in a column of a drawing: how many, when the first and the last happened, how many were late."""
+
+    events: int
+    first_ms: int
+    last_ms: int
+    late: int
+
+
 class Health(msgspec.Struct, frozen=True):
     """How a server is. Its texts may quote what is in the rooms: not every reader of it may see them."""
 

@@ -10,7 +10,7 @@ from app.log import room_index
 from app.log.records import Record
 from app.projector import states
 from app.projector.time_travel import fold_at
-from app.queries.answers import Change, FieldChange, History, RoomChange, TimeSpan
+from app.queries.answers import Change, Column, FieldChange, History, RoomChange, TimeSpan
 from app.queries.late import late_positions
 from app.queries.paging import DEFAULT_LIMIT, Integer, check_limit, check_window, read_cursor, write_cursor
 from app.queries.reader import Moment
@@ -84,6 +84,25 @@ def time_span(moment: Moment, room_id: str) -> TimeSpan:
     if found is None:
         raise no_room(room_id, Cut())
     return TimeSpan(*found)
+
+
+def columns(moment: Moment, room_id: str, cut: Cut, window: tuple[int, int], most: int) -> list[Column]:
+    """A room's events by columns of time, at most `most` over a window: for drawing more than can be told apart."""
+    cut = moment.cut(cut, "current_room")
+    width_ms = max(1, -(-(window[1] - window[0] + 1) // most))
+    found = room_index.columns(moment.log, room_id, upto=cut.upto, from_ms=window[0], width_ms=width_ms)
+    return [Column(*row) for row in found]
+
+
+def arrivals(moment: Moment, room_id: str, around_ms: int | None, most: int) -> list[int]:
+    """When a room's events arrived: the last `most` before a time and the first `most` after it; without one, the last.
+
+    Of those that arrived within one millisecond it gives one time.
+    """
+    log = moment.log
+    before = log.head().position if around_ms is None else log.position_at(around_ms - 1)
+    after = before if around_ms is None else log.position_at(around_ms)
+    return room_index.arrivals(log, room_id, before=before, after=after, most=most)
 
 
 def changes_after(moment: Moment, position: int, limit: int) -> tuple[list[RoomChange], int]:

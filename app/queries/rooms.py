@@ -2,7 +2,7 @@
 
 import re
 from bisect import insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -84,6 +84,27 @@ def latest_rooms(
             return Rooms(found, write_cursor((found[-1].event_time_ms, found[-1].room_id)))
         found.append(_room(row, cut))
     return Rooms(found, None)
+
+
+def named_rooms(
+    moment: Moment, room_ids: Iterable[str], cut: Cut, *, public: bool | None = None, q: str | None = None
+) -> list[Room]:
+    """Those of some rooms that a list of all would hold."""
+    needle = q.casefold() if q else None
+    cut = moment.cut(cut, "current_room", "visibility")
+    found = []
+    for room_id in room_ids:
+        row = _row(moment, room_id, cut)
+        if row is None or not _matches(row, needle):
+            continue
+        if public is None or _is_public(moment, room_id, cut) is public:
+            found.append(_room(row, cut))
+    return found
+
+
+def cursor_behind(room: Room, *, by_name: bool) -> str:
+    """The cursor that `rooms` or `latest_rooms` would give after a room."""
+    return write_cursor(room.room_id if by_name else (room.event_time_ms, room.room_id))
 
 
 def diff(moment: Moment, room_id: str, from_ms: int, to_ms: int, cut: Cut) -> Diff:

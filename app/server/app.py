@@ -11,6 +11,7 @@ from litestar.concurrency import sync_to_thread
 from app.infra.asgi import ASGIApp, Receive, Scope, Send
 from app.server.api import log_routes, operation_routes, room_routes
 from app.server.authentication import Authentication
+from app.server.compression import compressed
 from app.server.forwarded import Forwarded
 from app.server.guards import HeadCheck, refuse_unknown_parameters, role_guard, with_security_headers
 from app.server.node import Service
@@ -44,8 +45,10 @@ def create_app(service: Service, notifier: Notifier) -> ASGIApp:
             await refusal.send(send)
         elif callback:
             await service.receiver(scope, receive, send)
-        elif not await shortcut.take(scope, send):
-            await routes(scope, receive, with_security_headers(send))
+        else:
+            send = compressed(scope, send)
+            if not await shortcut.take(scope, send):
+                await routes(scope, receive, with_security_headers(send))
 
     return app
 

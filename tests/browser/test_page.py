@@ -171,7 +171,7 @@ def test_late_changes_are_marked_on_the_timeline(show: Opener) -> None:
     late = page.locator("#timeline .tick.late")
     labels = late.evaluate_all("ticks => ticks.map(tick => tick.parentElement.getAttribute('aria-label'))")
     assert len(labels) == 2
-    assert any("2026-03-11T20:12:40.600Z: IsPublicVisible by ines, late: received" in label for label in labels)
+    assert any("11/03/2026, 21:12:40.600: IsPublicVisible by ines, late: received" in label for label in labels)
     expect(page.locator("#timeline .tick")).to_have_count(12)
 
 
@@ -191,7 +191,7 @@ def test_periods_are_drawn_to_scale_with_their_times(show: Opener, server: Serve
     first.focus()
     expect(first).to_be_focused()
     expect(page.locator("#period")).to_have_text(first.get_attribute("aria-label") or "no label")
-    assert "hidden from 2026-03-11T18:59:10.120Z to 2026-03-11T19:30:00.007Z, 30 min 49 s" in (
+    assert "hidden from 11/03/2026, 19:59:10.120 to 11/03/2026, 20:30:00.007, 30 min 49 s" in (
         first.get_attribute("aria-label") or ""
     )
     assert "ongoing" in (periods.last.get_attribute("aria-label") or "")
@@ -279,8 +279,8 @@ def test_a_room_s_page_is_live_too_but_the_past_does_not_move(show: Opener, serv
     at_ms = now_ms()
     assert server.post(body_of("live-room-2", at_ms - 5000, RoomName="Before", IsPublicVisible=True)).is_success
     now, past = show("/room/live-room-2"), show(f"/room/live-room-2?at={at_ms - 4000}")
-    for page in (now, past):
-        expect(page.locator("#live")).to_have_text("live")
+    expect(now.locator("#live")).to_have_text("live")
+    expect(past.locator("#live")).to_have_text("a past time: no updates")
     shown = past.locator("#moment").inner_text()
     assert server.post(body_of("live-room-2", at_ms, RoomName="Behind")).is_success
     wait_for_moment(now, "Behind")
@@ -304,7 +304,7 @@ def test_live_goes_on_after_a_break(browser: Browser, start_server: StartServer)
     expect(page.locator("#live")).to_have_text("live")
     port = urlsplit(first.url).port
     first.stop()
-    expect(page.locator("#live")).to_have_text("reconnecting…")
+    expect(page.locator("#live")).to_contain_text("disconnected since")
     second = start_server("--port", str(port))
     assert second.post(body_of("r", now_ms(), RoomName="Two")).is_success
     expect(page.locator("tr[data-room='r']")).to_contain_text("Two", timeout=20_000)
@@ -399,7 +399,7 @@ def test_a_session_is_needed_and_gives_what_its_token_may(browser: Browser, star
     expect(page.locator("#live")).to_have_text("live")
     assert page.locator("a", has_text="raw").count() == 0
     (cookie,) = page.context.cookies()
-    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Lax")
     assert "reader-token" not in cookie["value"]
     page.get_by_role("button", name="Sign out").click()
     page.goto("/")

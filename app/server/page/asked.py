@@ -1,7 +1,7 @@
 """What a page was asked for: its parameters as values, and the links to the same page with something else about it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -12,6 +12,8 @@ from app.infra.times import format_time, parse_time, refuse_seconds
 
 WINDOWS_MS = {"1h": 3_600_000, "6h": 6 * 3_600_000, "24h": 24 * 3_600_000, "7d": 7 * 24 * 3_600_000}
 """How much of a room's visibility the list's strips show, by name."""
+
+MAX_NAMES = 20
 
 
 class RoomsAsked(msgspec.Struct, frozen=True):
@@ -91,6 +93,15 @@ class RoomAsked(msgspec.Struct, frozen=True):
 def _query(values: Mapping[str, Any]) -> str:
     given = {name: value for name, value in values.items() if value not in (None, "")}
     return f"?{urlencode(given)}" if given else "?"
+
+
+def read_names(text: str) -> list[str]:
+    """Read the rooms of which rows are asked for: a JSON array of at most MAX_NAMES room ids. Raises BadQuestion."""
+    try:
+        names: list[str] = msgspec.json.decode(text, type=Annotated[list[str], msgspec.Meta(max_length=MAX_NAMES)])
+    except msgspec.DecodeError:
+        raise BadQuestion(f"only is a JSON array of at most {MAX_NAMES} room ids") from None
+    return names
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

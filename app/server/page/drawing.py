@@ -1,20 +1,23 @@
 """What the page draws to scale: periods, ticks, and the bars of a histogram. Pure; knows nothing of HTTP or HTML."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from app.infra.times import format_duration, format_time
-from app.queries.answers import Change, Interval
+from app.queries.answers import Change, Column, Interval
 from app.server.page.values import text_of
 
 SCALE = 1000
 """The width of every drawing: places and widths run from 0 to it."""
+MAX_PERIODS = 500
+"""How many periods a timeline draws one by one, and how many columns it has if there are more: 3 pixels on a wide
+screen."""
 _DELAY_BOUNDS_MS = (0, 100, 250, 500, 1000, 2500, 5000, 15_000, 60_000, 600_000)
 
 
 class Period(msgspec.Struct, frozen=True):
-    """An interval of visibility to draw: from `x`, `width` wide."""
+    """An interval of visibility to draw, or several that are too narrow to be told apart: from `x`, `width` wide."""
 
     x: float
     width: float
@@ -23,10 +26,14 @@ class Period(msgspec.Struct, frozen=True):
     to_ms: int | None
     duration_ms: int
     label: str
+    count: int = 1
+    """How many intervals it stands for."""
+    public_part: float = 0.0
+    """How much of a drawn stretch of several intervals was public, from 0 to 1."""
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """A change to draw on a room's timeline."""
+    """A change to draw on a room's timeline, or several callbacks of about the same time."""
 
     x: float
     at_ms: int
@@ -50,28 +57,75 @@ def place(at_ms: int, from_ms: int, to_ms: int) -> float:
 
 
 def periods_of(
-    intervals: Iterable[Interval], from_ms: int, to_ms: int, open_until_ms: int | None = None
+    intervals: Iterable[Interval],
+    from_ms: int,
+    to_ms: int,
+    open_until_ms: int | None = None,
+    *,
+    known_until_ms: int | None = None,
+    most: int = MAX_PERIODS,
 ) -> list[Period]:
-    """Intervals drawn to scale in a window. The open one is drawn to the window's end.
+    """Intervals drawn to scale in a window. The open one is drawn to the window's end, none beyond `known_until_ms`.
 
-    Its duration is counted to `open_until_ms` if that is given, else to the window's end.
+    Its duration is counted to `open_until_ms` if that is given, else to where it is drawn to. Of more than `most`
+    intervals, those narrower than a `most`-th of the window are joined with their neighbours until they are as wide:
+    at most about three times as many are drawn, however many there are.
     """
-    periods = []
+    edge_ms = to_ms if known_until_ms is None else min(to_ms, known_until_ms)
+    shown = [it for it in intervals if _end_of(it, edge_ms) >= max(it.from_ms, from_ms)]
+    width_ms = (to_ms - from_ms) / most if len(shown) > most else 0
+    return [
+        _period(run[0], from_ms, to_ms, edge_ms, open_until_ms)
+        if len(run) == 1
+        else _joined(run, from_ms, to_ms, edge_ms)
+        for run in _runs(shown, from_ms, edge_ms, width_ms)
+    ]
+
+
+def _end_of(interval: Interval, edge_ms: int) -> int:
+    return edge_ms if interval.to_ms is None else min(interval.to_ms, edge_ms)
+
+
+def _runs(intervals: list[Interval], from_ms: int, edge_ms: int, width_ms: float) -> Iterator[list[Interval]]:
+    """Neighbours narrower than a width, together until they reach it; all others alone."""
+    run: list[Interval] = []
     for interval in intervals:
-        end_ms = to_ms if interval.to_ms is None else min(interval.to_ms, to_ms)
         begin_ms = max(interval.from_ms, from_ms)
-        if end_ms < begin_ms:
-            continue
-        x, end = place(begin_ms, from_ms, to_ms), place(end_ms, from_ms, to_ms)
-        last_ms = open_until_ms if open_until_ms is not None and interval.to_ms is None else end_ms
-        duration_ms = max(0, last_ms - begin_ms)
-        word = "public" if interval.public else "hidden"
-        until = ", ongoing" if interval.to_ms is None else f" to {format_time(interval.to_ms)}"
-        label = f"{word} from {format_time(interval.from_ms)}{until}, {format_duration(duration_ms)}"
-        periods.append(
-            Period(x, round(end - x, 2), interval.public, interval.from_ms, interval.to_ms, duration_ms, label)
-        )
-    return periods
+        wide = interval.to_ms is None or _end_of(interval, edge_ms) - begin_ms >= width_ms
+        if run and (wide or begin_ms - max(run[0].from_ms, from_ms) >= width_ms):
+            yield run
+            run = []
+        if wide:
+            yield [interval]
+        else:
+            run.append(interval)
+    if run:
+        yield run
+
+
+def _period(interval: Interval, from_ms: int, to_ms: int, edge_ms: int, open_until_ms: int | None) -> Period:
+    begin_ms, end_ms = max(interval.from_ms, from_ms), _end_of(interval, edge_ms)
+    x, end = place(begin_ms, from_ms, to_ms), place(end_ms, from_ms, to_ms)
+    last_ms = open_until_ms if open_until_ms is not None and interval.to_ms is None else end_ms
+    duration_ms = max(0, last_ms - begin_ms)
+    word = "public" if interval.public else "hidden"
+    until = ", ongoing" if interval.to_ms is None else f" to {format_time(interval.to_ms)}"
+    label = f"{word} from {format_time(interval.from_ms)}{until}, {format_duration(duration_ms)}"
+    return Period(x, round(end - x, 2), interval.public, interval.from_ms, interval.to_ms, duration_ms, label)
+
+
+def _joined(run: list[Interval], from_ms: int, to_ms: int, edge_ms: int) -> Period:
+    begin_ms, end_ms = max(run[0].from_ms, from_ms), _end_of(run[-1], edge_ms)
+    x, end = place(begin_ms, from_ms, to_ms), place(end_ms, from_ms, to_ms)
+    public_ms = sum(_end_of(it, edge_ms) - max(it.from_ms, from_ms) for it in run if it.public)
+    part = public_ms / (end_ms - begin_ms) if end_ms > begin_ms else 0.0
+    label = (
+        f"{len(run)} periods from {format_time(begin_ms)} to {format_time(end_ms)}:"
+        f" public for {format_duration(public_ms)} of {format_duration(end_ms - begin_ms)}"
+    )
+    return Period(
+        x, round(end - x, 2), part >= 0.5, begin_ms, end_ms, end_ms - begin_ms, label, len(run), round(part, 3)
+    )
 
 
 def ticks_of(changes: Iterable[Change], from_ms: int, to_ms: int) -> list[Tick]:
@@ -87,6 +141,21 @@ def ticks_of(changes: Iterable[Change], from_ms: int, to_ms: int) -> list[Tick]:
         for change in changes
     ]
     return ticks[::-1]
+
+
+def dense_ticks_of(columns: Iterable[Column], from_ms: int, to_ms: int) -> list[Tick]:
+    """A mark for each column of a timeline in which callbacks happened, at the last of them."""
+    return [
+        Tick(
+            place(column.last_ms, from_ms, to_ms),
+            column.last_ms,
+            column.late > 0,
+            f"{column.events} {'callback' if column.events == 1 else 'callbacks'}"
+            f" from {format_time(column.first_ms)} to {format_time(column.last_ms)}"
+            + (f", {column.late} of them late" if column.late else ""),
+        )
+        for column in columns
+    ]
 
 
 def delays_of(delays_ms: Sequence[int]) -> list[Bar]:

@@ -31,7 +31,8 @@ def read_health(moment: Moment, service: Service, role: Role | None) -> dict[str
         "delays": delays_of(delays_ms),
         "recent": len(delays_ms),
         "counters": _counters(service),
-        "health": health,
+        "health": health,  # for the banners
+        "waiting": health.waiting,
         "free_bytes": health.free_bytes,
         "total_bytes": health.total_bytes,
         "quarantine": log.rejected(moment, _REJECTED).rejected if role == ADMIN else None,

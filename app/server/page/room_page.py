@@ -1,5 +1,7 @@
 """What a room's page shows: its timeline, its state at a moment, its history, and two times side by side."""
 
+from bisect import bisect_right
+from operator import attrgetter
 from typing import Any
 
 from app.event import Cut
@@ -7,15 +9,16 @@ from app.infra.errors import NotFound
 from app.infra.times import now_ms
 from app.queries import history, rooms
 from app.queries import visibility as visibilities
-from app.queries.answers import Change, Room
+from app.queries.answers import Change, Interval, Room, TimeSpan, Visibility
 from app.queries.reader import Moment
 from app.server.page import views
 from app.server.page.asked import RoomAsked
-from app.server.page.drawing import periods_of, place, ticks_of
+from app.server.page.drawing import MAX_PERIODS, Period, dense_ticks_of, periods_of, place, ticks_of
 
 _CHANGES_A_PAGE = 25
 _TICKS = 500
-_PERIODS = 500
+_PERIODS_OF_TABLE = 100
+_ARRIVALS = 50  # around known_at: further ones are asked for on the way
 _AFTERWARDS_MS = 60_000
 
 
@@ -24,20 +27,25 @@ def read_room(moment: Moment, room_id: str, asked: RoomAsked) -> dict[str, Any]:
     now = now_ms()
     span = history.time_span(moment, room_id)
     end_ms = _end_of_scale(span.first_ms, span.last_ms, now)
+    scale = (span.first_ms, end_ms)
     state = _state(moment, room_id, asked.cut)
+    steps = _steps(moment, room_id, asked)
+    last = steps["last"]
+    changed_by = last.event_id if last is not None else None
     return {
         "room_id": room_id,
         "span": span,
         "end_ms": end_ms,
-        "known_end_ms": _end_of_scale(span.first_received_ms, span.last_received_ms, now),
+        "known_scale": _known_scale(span, scale, now),
+        "arrivals": history.arrivals(moment, room_id, asked.known_at_ms, _ARRIVALS),
         "quiet": end_ms < now - 1000,
         "state": state,
         "room_name": views.name_of(state) if state is not None else None,
-        "fields": views.fields_of(state, _platforms(moment, state)) if state is not None else [],
-        **_steps(moment, room_id, asked),
-        **_timeline(moment, room_id, asked.known_cut, (span.first_ms, end_ms), now),
+        "fields": views.fields_of(state, _platforms(moment, state), changed_by) if state is not None else [],
+        **steps,
+        **_timeline(moment, room_id, asked, scale, now),
         **_history(moment, room_id, asked),
-        "cursor_x": place(end_ms if asked.at_ms is None else asked.at_ms, span.first_ms, end_ms),
+        "cursor_x": place(end_ms if asked.at_ms is None else asked.at_ms, *scale),
         "compared": _compared(moment, room_id, asked),
         "head": moment.log.head().position,
     }
@@ -81,18 +89,45 @@ def _last_change(moment: Moment, room_id: str, cut: Cut, to_ms: int | None) -> C
     return changes[0] if changes else None
 
 
-def _timeline(moment: Moment, room_id: str, cut: Cut, scale: tuple[int, int], now: int) -> dict[str, Any]:
+def _timeline(moment: Moment, room_id: str, asked: RoomAsked, scale: tuple[int, int], now: int) -> dict[str, Any]:
+    cut, known_ms = asked.known_cut, asked.known_at_ms
+    drawn: dict[str, Any] = {"known_x": None if known_ms is None else place(known_ms, *scale)}
     try:
         changes = history.history(moment, room_id, cut, limit=_TICKS)
-        visibility = visibilities.visibility(moment, room_id, cut, now_ms=now)
+        visibility = visibilities.visibility(
+            moment, room_id, cut, now_ms=now if known_ms is None else min(now, known_ms)
+        )
     except NotFound:
-        return {"ticks": [], "more_ticks": False, "periods": [], "visibility": None}
-    return {
-        "ticks": ticks_of(changes.changes, *scale),
-        "more_ticks": changes.next_cursor is not None,
-        "periods": periods_of(visibility.intervals[-_PERIODS:], *scale, visibility.window.to_ms),
+        empty: dict[str, Any] = {"ticks": [], "periods": [], "newest": []}
+        return drawn | empty | {"dense": False, "thinned_periods": 0, "visibility": None, "public": None}
+    dense = changes.next_cursor is not None
+
+    def drawn_periods(intervals: list[Interval]) -> list[Period]:
+        return periods_of(intervals, *scale, visibility.window.to_ms, known_until_ms=known_ms)
+
+    periods = drawn_periods(visibility.intervals)
+    return drawn | {
+        "ticks": dense_ticks_of(history.columns(moment, room_id, cut, scale, MAX_PERIODS), *scale)
+        if dense
+        else ticks_of(changes.changes, *scale),
+        "dense": dense,
+        "periods": periods,
+        "thinned_periods": sum(it.count for it in periods) if any(it.count > 1 for it in periods) else 0,
+        "newest": drawn_periods(visibility.intervals[-_PERIODS_OF_TABLE:]),
         "visibility": visibility,
+        "public": _public_at(visibility, asked.at_ms),
     }
+
+
+def _public_at(visibility: Visibility, at_ms: int | None) -> bool | None:
+    """Whether the room was public at a time; without one, whether it is."""
+    intervals = visibility.intervals
+    found = len(intervals) if at_ms is None else bisect_right(intervals, at_ms, key=attrgetter("from_ms"))
+    if not found:
+        return None
+    last = intervals[found - 1]
+    ended = last.to_ms is not None and (at_ms is None or last.to_ms <= at_ms)
+    return None if ended else last.public
 
 
 def _history(moment: Moment, room_id: str, asked: RoomAsked) -> dict[str, Any]:
@@ -126,3 +161,10 @@ def _compared(moment: Moment, room_id: str, asked: RoomAsked) -> list[views.Comp
 def _end_of_scale(first_ms: int, last_ms: int, now: int) -> int:
     """Where a room's timeline ends: now, but soon after its last event if that is long ago."""
     return max(last_ms, min(now, last_ms + max(_AFTERWARDS_MS, (last_ms - first_ms) // 6)))
+
+
+def _known_scale(span: TimeSpan, scale: tuple[int, int], now: int) -> tuple[int, int]:
+    """From when to when the events arrived: the timeline's scale if it holds that, so that both sliders agree."""
+    if scale[0] <= span.first_received_ms and span.last_received_ms <= scale[1]:
+        return scale
+    return span.first_received_ms, _end_of_scale(span.first_received_ms, span.last_received_ms, now)

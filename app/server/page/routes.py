@@ -1,5 +1,6 @@
 """The routes of the page: what a person asks in a browser, as links and forms that work without scripts."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,18 +17,19 @@ from app.queries.reader import Moment
 from app.server.authentication import Authentication
 from app.server.forwarded import is_secure, root_of
 from app.server.node import Service
-from app.server.page.asked import WINDOWS_MS, RoomAsked, RoomsAsked, check_choice, read_moment
+from app.server.page.asked import WINDOWS_MS, RoomAsked, RoomsAsked, check_choice, read_moment, read_names
 from app.server.page.forms import own_path, read_form, refuse_other_sites
 from app.server.page.health_page import read_health
 from app.server.page.render import FOLDER, Renderer
 from app.server.page.room_page import read_room
-from app.server.page.rooms_page import read_rooms
+from app.server.page.rooms_page import read_rooms, read_rows
 from app.server.page.visibility_file import BOM, content_disposition, visibility_csv
 from app.server.room_names import room_id_of
 from app.server.sessions import end_cookie
 
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _STATIC = {path.name: path.read_bytes() for path in (FOLDER / "static").iterdir()}
+_TAGS = {name: f'"{hashlib.sha256(content).hexdigest()[:16]}"' for name, content in _STATIC.items()}
 
 At = Annotated[str | None, QueryParameter(description="A time; without an offset it is UTC.")]
 
@@ -53,11 +55,17 @@ def _room_routes(service: Service, renderer: Renderer) -> list[HTTPRouteHandler]
         known_at: At = None,
         window: str = "6h",
         cursor: str | None = None,
+        only: str | None = None,
     ) -> Response[str]:
         check_choice("show", show, ("all", "public", "hidden"))
         check_choice("sort", sort, ("activity", "name"))
         check_choice("window", window, tuple(WINDOWS_MS))
         asked = RoomsAsked(q or None, show, sort, read_moment(at), read_moment(known_at), window, cursor or None)
+        if only is not None:
+            room_ids = read_names(only)
+            return await renderer.open(
+                request, "rows.html", lambda moment: read_rows(moment, asked, room_ids), asked=asked
+            )
         return await renderer.open(
             request,
             "rooms.html",
@@ -152,8 +160,12 @@ def _session_routes(renderer: Renderer, authentication: Authentication) -> list[
 
 
 @get("/static/{name:str}", opt={"page": True, "open": True}, include_in_schema=False)
-async def static_file(name: FromPath[str]) -> Response[bytes]:
+async def static_file(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
     """A style sheet, a script or an image of the page."""
     if name not in _STATIC:
         raise NotFound("no such file")
-    return Response(_STATIC[name], media_type=_TYPES[Path(name).suffix], headers={"cache-control": "max-age=300"})
+    # Asked for each time: scripts that import one another have to be of one version.
+    headers = {"cache-control": "no-cache", "etag": _TAGS[name]}
+    if request.headers.get("if-none-match", "").removeprefix("W/") == _TAGS[name]:
+        return Response(b"", status_code=304, headers=headers)
+    return Response(_STATIC[name], media_type=_TYPES[Path(name).suffix], headers=headers)

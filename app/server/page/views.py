@@ -9,10 +9,11 @@ from app.server.page.drawing import SCALE, Period, periods_of
 from app.server.page.values import shortened, text_of, whole_text_of
 
 _NAME = "RoomName"
+_PERIODS_OF_STRIP = 100  # strips are a third as wide as a timeline
 
 
 class FieldView(msgspec.Struct, frozen=True):
-    """A field of a room with its blame; `fresh` if the last event of the state set it."""
+    """A field of a room with its blame; `fresh` if the room's last change set it."""
 
     name: str
     text: str
@@ -63,8 +64,8 @@ def name_of(room: Room) -> str | None:
     return text_of(values[_NAME]) if _NAME in values else None
 
 
-def fields_of(room: Room, platforms: dict[str, str | None]) -> list[FieldView]:
-    """The fields of a room by name; `platforms` by event_id."""
+def fields_of(room: Room, platforms: dict[str, str | None], changed_by: str | None = None) -> list[FieldView]:
+    """The fields of a room by name; `platforms` by event_id; `changed_by`: the event of its last change."""
     blame = blame_of(room)
     views = []
     for name, value in _values_of(room).items():
@@ -78,13 +79,20 @@ def fields_of(room: Room, platforms: dict[str, str | None]) -> list[FieldView]:
                 text_of(by.operator),
                 platforms.get(by.event_id),
                 by.event_id,
-                by.event_id == room.event_id,
+                by.event_id == (changed_by or room.event_id),
             )
         )
     return views
 
 
-def line_of(room: Room, counts: ChangeCounts, most: int, visibility: Visibility, window: tuple[int, int]) -> RoomLine:
+def line_of(
+    room: Room,
+    counts: ChangeCounts,
+    most: int,
+    visibility: Visibility,
+    window: tuple[int, int],
+    known_until_ms: int | None = None,
+) -> RoomLine:
     """A room in the list. `most` is the highest number of changes among the rooms listed: the full width of a bar."""
     values, blame = _values_of(room), blame_of(room)
     last = max(blame.values(), key=lambda by: (by.set_at_ms, by.event_id), default=None)
@@ -103,7 +111,7 @@ def line_of(room: Room, counts: ChangeCounts, most: int, visibility: Visibility,
         + (f" and {len(what) - 2} more" if len(what) > 2 else ""),
         changes,
         round(SCALE * changes / most, 1) if most else 0.0,
-        periods_of(visibility.intervals, *window),
+        periods_of(visibility.intervals, *window, known_until_ms=known_until_ms, most=_PERIODS_OF_STRIP),
     )
 
 
