@@ -26,13 +26,11 @@ class Sessions:
 
     def write_cookie(self, role: Role, root: str = "", *, secure: bool = False) -> str:
         """A Set-Cookie header for twelve hours under a path, out of reach of scripts; `secure`: it came by TLS."""
-        return _set_cookie(self._signer.sign(role).decode(), SESSION_S, root, secure)
+        return set_cookie(COOKIE, self._signer.sign(role).decode(), SESSION_S, root, secure=secure)
 
     def role_of(self, header: str) -> Role | None:
         """The role that a Cookie header gives; None without a session of ours, or when it has ended."""
-        # http.cookies would give up on all cookies at the first that another program wrote in its own way.
-        pairs = (pair.strip().partition("=") for pair in header.split(";"))
-        value = next((value for name, _, value in pairs if name == COOKIE), "")
+        value = cookie_in(header, COOKIE)
         if "+" in value or "/" in value:  # base64 reads them like - and _: a cookie has one spelling
             return None
         try:
@@ -43,9 +41,17 @@ class Sessions:
 
 def end_cookie(root: str = "", *, secure: bool = False) -> str:
     """A Set-Cookie header that ends a session."""
-    return _set_cookie("", 0, root, secure)
+    return set_cookie(COOKIE, "", 0, root, secure=secure)
 
 
-def _set_cookie(value: str, max_age_s: int, root: str, secure: bool) -> str:
+def set_cookie(name: str, value: str, max_age_s: int, root: str, *, secure: bool) -> str:
+    """A Set-Cookie header. Links from elsewhere bring the cookie along, forms and scripts from elsewhere do not."""
     flags = "; HttpOnly; SameSite=Lax" + ("; Secure" if secure else "")
-    return f"{COOKIE}={value}; Path={root or '/'}; Max-Age={max_age_s}{flags}"
+    return f"{name}={value}; Path={root or '/'}; Max-Age={max_age_s}{flags}"
+
+
+def cookie_in(header: str, name: str) -> str:
+    """The value of the first cookie of a name in a Cookie header, empty if there is none."""
+    # http.cookies would give up on all cookies at the first that another program wrote in its own way.
+    pairs = (pair.strip().partition("=") for pair in header.split(";"))
+    return next((value for given, _, value in pairs if given == name), "")

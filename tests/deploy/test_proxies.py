@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from html_tree import read_html, values_of
 from kit.callbacks import T0, body_of
 from kit.deploy import (
     API_TOKEN,
@@ -190,9 +191,10 @@ def test_an_event_stream_comes_as_it_happens(proxy: Proxy) -> None:
 def test_signing_in_works_and_its_cookie_is_for_https_alone(proxy: Proxy) -> None:
     with proxy.client() as client:
         origin = {"Origin": proxy.url, "Sec-Fetch-Site": "same-origin"}
-        response = client.post("/sign-in", data={"token": API_TOKEN, "next": "/"}, headers=origin)
-        without = client.post("/sign-in", data={"token": API_TOKEN, "next": "/"}, headers={"Origin": proxy.url})
-        strange = client.post("/sign-in", data={"token": API_TOKEN}, headers={"Origin": "https://elsewhere.example"})
+        form = values_of(read_html(client.get("/sign-in").text).one("form", class_="sign-in")) | {"token": API_TOKEN}
+        response = client.post("/sign-in", data=form, headers=origin)
+        without = client.post("/sign-in", data=form, headers={"Origin": proxy.url})
+        strange = client.post("/sign-in", data=form, headers={"Origin": "https://elsewhere.example"})
     assert "roomlapse_session=" in response.headers["set-cookie"]
     assert "roomlapse_session=" in without.headers["set-cookie"]
     assert "set-cookie" not in strange.headers

@@ -60,8 +60,9 @@ class Renderer:
         guarded = self._service.settings.secrets.api_token is not None
         # Errors may quote what is in the rooms.
         banners = warnings(health or self._service.health(None)) if role is not None or not guarded else []
+        token = self._authentication.forms.write("sign-out", self._authentication.session_in(scope)) if role else None
         html = self._environment.get_template(name).render(
-            root=root_of(scope), role=role, guarded=guarded, banners=banners, **values
+            root=root_of(scope), role=role, guarded=guarded, banners=banners, sign_out_token=token, **values
         )
         return Response(html, status_code=status_code, media_type=MediaType.HTML, headers=PAGE_HEADERS)
 

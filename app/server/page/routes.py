@@ -6,15 +6,18 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, get, post
 from litestar.concurrency import sync_to_thread
+from litestar.exceptions import PermissionDeniedException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
 from app.event import Cut
+from app.infra.asgi import Scope
 from app.infra.errors import BadQuestion, NotFound
 from app.queries import log
 from app.queries import visibility as visibility_queries
 from app.queries.reader import Moment
-from app.server.authentication import Authentication
+from app.server import form_tokens
+from app.server.authentication import Authentication, cookie_of
 from app.server.forwarded import is_secure, root_of
 from app.server.node import Service
 from app.server.page.asked import WINDOWS_MS, RoomAsked, RoomsAsked, check_choice, read_moment, read_names
@@ -25,8 +28,9 @@ from app.server.page.room_page import read_room
 from app.server.page.rooms_page import read_rooms, read_rows
 from app.server.page.visibility_file import BOM, content_disposition, visibility_csv
 from app.server.room_names import room_id_of
-from app.server.sessions import end_cookie
+from app.server.sessions import end_cookie, set_cookie
 
+_OLD_FORM = "This form was open for too long, or cookies are switched off: sign in once more."
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _STATIC = {path.name: path.read_bytes() for path in (FOLDER / "static").iterdir()}
 _TAGS = {name: f'"{hashlib.sha256(content).hexdigest()[:16]}"' for name, content in _STATIC.items()}
@@ -135,28 +139,54 @@ def _session_routes(renderer: Renderer, authentication: Authentication) -> list[
     async def sign_in_page(
         request: Request[Any, Any, Any], next_: Annotated[str, QueryParameter(name="next")] = "/"
     ) -> Response[str]:
-        where = own_path(next_, root_of(request.scope))
-        return renderer.render(request.scope, "sign_in.html", next=where, wrong=False)
+        return _sign_in_form(renderer, authentication, request.scope, own_path(next_, root_of(request.scope)))
 
     @post("/sign-in", opt={"page": True, "open": True}, include_in_schema=False, status_code=200)
     async def sign_in(request: Request[Any, Any, Any]) -> Response[str]:
         refuse_other_sites(request)
-        form = await read_form(request)
-        where = own_path(form.get("next", "/"), root_of(request.scope))
+        scope, form = request.scope, await read_form(request)
+        where = own_path(form.get("next", "/"), root_of(scope))
+        cookie = cookie_of(scope, form_tokens.COOKIE)
+        if not (cookie and authentication.forms.fits(form.get(form_tokens.FIELD, ""), "sign-in", cookie)):
+            return _sign_in_form(renderer, authentication, scope, where, problem=_OLD_FORM, status_code=403)
         role = authentication.role_of_token(form.get("token", "").strip().encode())
         if role is None:
-            return renderer.render(request.scope, "sign_in.html", status_code=401, next=where, wrong=True)
-        cookie = authentication.sessions.write_cookie(role, root_of(request.scope), secure=is_secure(request.scope))
-        return Response("", status_code=303, headers={"location": where, "set-cookie": cookie})
+            return _sign_in_form(renderer, authentication, scope, where, problem="The token is wrong.", status_code=401)
+        session = authentication.sessions.write_cookie(role, root_of(scope), secure=is_secure(scope))
+        return Response("", status_code=303, headers={"location": where, "set-cookie": session})
 
     @post("/sign-out", opt={"page": True, "open": True}, include_in_schema=False, status_code=303)
     async def sign_out(request: Request[Any, Any, Any]) -> Response[str]:
         refuse_other_sites(request)
-        root = root_of(request.scope)
-        end = end_cookie(root, secure=is_secure(request.scope))
-        return Response("", status_code=303, headers={"location": f"{root}/", "set-cookie": end})
+        scope, form = request.scope, await read_form(request)
+        session = authentication.session_in(scope)
+        if session and not authentication.forms.fits(form.get(form_tokens.FIELD, ""), "sign-out", session):
+            raise PermissionDeniedException("this form is not of your session: go back, reload the page and try again")
+        end = {"set-cookie": end_cookie(root_of(scope), secure=is_secure(scope))} if session else {}
+        return Response("", status_code=303, headers={"location": f"{root_of(scope)}/", **end})
 
     return [sign_in_page, sign_in, sign_out]
+
+
+def _sign_in_form(
+    renderer: Renderer,
+    authentication: Authentication,
+    scope: Scope,
+    where: str,
+    *,
+    problem: str | None = None,
+    status_code: int = 200,
+) -> Response[str]:
+    """The form for signing in, and the cookie that binds it to the browser; `where`: what to go on to."""
+    cookie = cookie_of(scope, form_tokens.COOKIE) or form_tokens.new_cookie_value()
+    token = authentication.forms.write("sign-in", cookie)
+    page = renderer.render(
+        scope, "sign_in.html", status_code=status_code, next=where, problem=problem, form_token=token
+    )
+    if status_code != 401:  # at a wrong token the browser has it already
+        lasts_s, secure = form_tokens.COOKIE_S, is_secure(scope)
+        page.headers["set-cookie"] = set_cookie(form_tokens.COOKIE, cookie, lasts_s, root_of(scope), secure=secure)
+    return page
 
 
 @get("/static/{name:str}", opt={"page": True, "open": True}, include_in_schema=False)

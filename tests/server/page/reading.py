@@ -18,7 +18,14 @@ HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def sign_in(client: httpx.Client, token: str, **more: str) -> httpx.Response:
-    return client.post("/sign-in", data={"token": token, **more})
+    """Open the form, fill it in and send it."""
+    form = read_html(client.get("/sign-in").text).one("form", class_="sign-in")
+    return client.post("/sign-in", data=values_of(form) | {"token": token, **more})
+
+
+def sign_out_form(page: Node) -> dict[str, str]:
+    """What the form for signing out sends."""
+    return values_of(next(form for form in page.all("form") if form.attrs["action"] == "/sign-out"))
 
 
 def check(response: httpx.Response, status_code: int = 200) -> Node:

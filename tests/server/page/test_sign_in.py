@@ -1,14 +1,14 @@
 """Signing in and out, and the session between."""
 
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 import pytest
 from conftest import T0, Server
 from html_tree import values_of
 
-from server.page.reading import banners, check, check_other_headers, open_page, sign_in
-from server.page.town import COOKIE, MARKUP, READ_TOKEN
+from server.page.reading import banners, check, check_other_headers, open_page, sign_in, sign_out_form
+from server.page.town import ADMIN_TOKEN, COOKIE, MARKUP, READ_TOKEN
 
 
 @pytest.mark.parametrize("path", ["/", "/room/r", "/room/nobody", "/room/r/visibility.csv", "/health", "/event/x"])
@@ -70,11 +70,14 @@ def test_blanks_around_a_token_that_was_pasted_do_not_matter(browser: httpx.Clie
     "body", [b"", b"\xff\xfe", b"token", b"&&&=;", b'{"token":"x"}', b"token=%FF%00", b"a=" + b"b" * 4000]
 )
 def test_a_form_that_is_none_opens_nothing(browser: httpx.Client, body: bytes) -> None:
-    check(browser.post("/sign-in", content=body), 401)
+    page = check(browser.post("/sign-in", content=body), 403)
+    assert banners(page) == [OLD_FORM]
+    assert COOKIE not in browser.cookies
 
 
 def test_a_form_that_is_too_large_is_refused_however_it_is_sent(browser: httpx.Client) -> None:
-    large = f"token={READ_TOKEN}&next=/&more={'x' * 5000}".encode()
+    form = values_of(check(browser.get("/sign-in")).one("form")) | {"token": READ_TOKEN, "more": "x" * 5000}
+    large = urlencode(form).encode()
     check(browser.post("/sign-in", content=large), 413)
     response = browser.post("/sign-in", content=iter([large[:3000], large[3000:]]))  # in chunks, its length unsaid
     check(response, 413)
@@ -82,6 +85,7 @@ def test_a_form_that_is_too_large_is_refused_however_it_is_sent(browser: httpx.C
     assert browser.get("/").status_code == 303
 
 
+OLD_FORM = "This form was open for too long, or cookies are switched off: sign in once more."
 ELSEWHERE = [
     "//evil.example",
     "///evil.example",
@@ -121,9 +125,10 @@ def test_where_to_go_on_to_is_text_in_the_form(browser: httpx.Client) -> None:
 
 def test_signing_out_ends_the_session(browser: httpx.Client) -> None:
     sign_in(browser, READ_TOKEN)
-    form = next(form for form in check(browser.get("/")).all("form") if form.attrs["action"] == "/sign-out")
+    page = check(browser.get("/"))
+    form = next(form for form in page.all("form") if form.attrs["action"] == "/sign-out")
     assert form.attrs["method"] == "post"
-    response = browser.post("/sign-out")
+    response = browser.post("/sign-out", data=sign_out_form(page))
     assert (response.status_code, response.headers["location"]) == (303, "/")
     assert COOKIE not in browser.cookies
     assert browser.get("/").status_code == 303
@@ -161,3 +166,93 @@ def test_a_server_without_tokens_asks_nobody_to_sign_in_or_out(town: Server) -> 
 def test_only_members_find_a_way_to_sign_out(member: tuple[str, httpx.Client]) -> None:
     page = check(member[1].get("/"))
     assert "/sign-out" in [form.attrs["action"] for form in page.all("form")]
+
+
+# ---- forms carry a token of their own ----
+
+
+def sign_in_form(client: httpx.Client) -> dict[str, str]:
+    return values_of(check(client.get("/sign-in")).one("form", class_="sign-in")) | {"token": READ_TOKEN}
+
+
+def test_signing_in_needs_the_token_of_a_form_that_this_browser_opened(guarded: Server, browser: httpx.Client) -> None:
+    with httpx.Client(base_url=guarded.url, timeout=30) as other:
+        theirs = sign_in_form(other)
+        mine = sign_in_form(browser)
+        assert theirs["form_token"] != mine["form_token"]
+        for form_token in (
+            "",
+            "x",
+            theirs["form_token"],
+            mine["form_token"][:-2],
+            mine["form_token"].upper(),
+            "é",
+            ".",
+        ):
+            page = check(browser.post("/sign-in", data=mine | {"form_token": form_token}), 403)
+            assert banners(page) == [OLD_FORM]
+        without = {name: value for name, value in mine.items() if name != "form_token"}
+        check(browser.post("/sign-in", data=without), 403)
+        assert COOKIE not in browser.cookies
+        again = values_of(check(browser.post("/sign-in", data=without), 403).one("form")) | {"token": READ_TOKEN}
+        assert browser.post("/sign-in", data=again).status_code == 303  # the form that comes back is a good one
+        assert other.post("/sign-in", data=theirs).status_code == 303
+
+
+def test_a_form_without_its_cookie_is_none_and_a_right_token_does_not_help(browser: httpx.Client) -> None:
+    form = sign_in_form(browser)
+    browser.cookies.clear()
+    check(browser.post("/sign-in", data=form), 403)
+    assert COOKIE not in browser.cookies
+
+
+def test_two_tabs_may_sign_in_one_after_the_other(browser: httpx.Client) -> None:
+    one, two = sign_in_form(browser), sign_in_form(browser)
+    assert browser.post("/sign-in", data=one).status_code == 303
+    assert browser.post("/sign-in", data=two).status_code == 303
+
+
+def test_the_cookie_of_the_form_is_kept_from_scripts_and_other_sites(browser: httpx.Client) -> None:
+    (cookie,) = browser.get("/sign-in").headers.get_list("set-cookie")
+    assert cookie.startswith("roomlapse_form=")
+    assert {"HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=3600"} <= {part.strip() for part in cookie.split(";")}
+
+
+def test_signing_out_needs_the_token_of_this_session(guarded: Server, browser: httpx.Client) -> None:
+    sign_in(browser, READ_TOKEN)
+    with httpx.Client(base_url=guarded.url, timeout=30) as other:
+        sign_in(other, ADMIN_TOKEN)
+        theirs = sign_out_form(check(other.get("/")))
+    for form in ({}, {"form_token": ""}, theirs, sign_in_form(browser)):
+        response = browser.post("/sign-out", data=form)
+        check(response, 403)
+        assert "set-cookie" not in response.headers
+        check(browser.get("/"))
+    assert browser.post("/sign-out", data=sign_out_form(check(browser.get("/health")))).status_code == 303
+    assert browser.get("/").status_code == 303
+
+
+def test_a_form_of_another_site_signs_nobody_out_or_in(browser: httpx.Client) -> None:
+    response = browser.post("/sign-out")  # as it comes from there: without the cookie
+    assert (response.status_code, response.headers["location"]) == (303, "/")
+    assert "set-cookie" not in response.headers
+    sign_in(browser, READ_TOKEN)
+    for site in ("cross-site", "same-site"):
+        headers = {"Sec-Fetch-Site": site, "Origin": "https://evil.example"}
+        check(browser.post("/sign-out", data=sign_out_form(check(browser.get("/"))), headers=headers), 403)
+        check(browser.post("/sign-in", data=sign_in_form(browser), headers=headers), 403)
+
+
+def test_no_token_of_a_form_tells_the_session(browser: httpx.Client) -> None:
+    sign_in(browser, READ_TOKEN)
+    assert browser.cookies[COOKIE] not in browser.get("/").text
+    assert browser.cookies[COOKIE].rpartition(".")[2] not in browser.get("/").text
+
+
+def test_asking_changes_nothing(browser: httpx.Client) -> None:
+    sign_in(browser, READ_TOKEN)
+    token = sign_out_form(check(browser.get("/")))["form_token"]
+    for path in ("/sign-out", f"/sign-out?form_token={token}"):
+        assert browser.get(path).status_code in (400, 405)
+    check(browser.get(f"/sign-in?next=/&token={ADMIN_TOKEN}"), 400)
+    check(browser.get("/"))
