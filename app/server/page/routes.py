@@ -13,6 +13,7 @@ from litestar.params import FromPath, QueryParameter
 from app.event import Cut
 from app.infra.asgi import Scope
 from app.infra.errors import BadQuestion, NotFound
+from app.infra.times import now_ms
 from app.queries import log
 from app.queries import visibility as visibility_queries
 from app.queries.reader import Moment
@@ -111,8 +112,10 @@ def _other_routes(service: Service, renderer: Renderer, authentication: Authenti
             raise BadQuestion("at and as_of are the same: give one of them")
         room_id, cut = room_id_of(room_id), Cut(as_of_ms=read_moment(at or as_of), known_at_ms=read_moment(known_at))
 
+        end_ms = now_ms() if cut.known_at_ms is None else min(now_ms(), cut.known_at_ms)  # as on the room's page
+
         def write(moment: Moment) -> str:
-            return visibility_csv(visibility_queries.visibility(moment, room_id, cut))
+            return visibility_csv(visibility_queries.visibility(moment, room_id, cut, now_ms=end_ms))
 
         text = await sync_to_thread(lambda: service.readers.read(write))
         headers = {"content-disposition": content_disposition(room_id)}

@@ -10,7 +10,7 @@ from html_tree import Node, moments_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.infra.times import format_time
+from app.infra.times import format_duration, format_time
 from app.queries.answers import Interval
 from app.server.page.visibility_file import content_disposition, safe_cell, visibility_csv
 from server.page.answers import MINUTE, WINDOW, timeline
@@ -182,6 +182,9 @@ def test_the_link_of_a_page_leads_to_what_the_page_shows(town: Server) -> None:
         read = download(town, link_in(page))
         assert [moments_in(row)[0] for row in shown] == [int(row["from_ms"]) for row in reversed(read)]
         assert [row.all("td")[0].text for row in shown] == [row["visibility"] for row in reversed(read)]
+        lasted = [format_duration(int(row["duration_ms"])) for row in reversed(read)]
+        ongoing = 1 if "known_at" not in cut else 0  # goes on between the page and its file
+        assert [row.all("td")[3].text for row in shown][ongoing:] == lasted[ongoing:]
 
 
 def test_the_pages_name_of_a_time_is_taken_too_and_bad_times_are_refused(town: Server) -> None:
