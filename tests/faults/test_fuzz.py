@@ -386,7 +386,7 @@ def times_that_cannot_be() -> dict[str, str]:
         "a float": f"{now_ms}.0",
         "a float with a fraction": f"{now_ms}.5",
         "an exponent": f"{now_ms}e0",
-        "a string": f'"{now_ms}"',
+        "a string that is not digits alone": f'"+{now_ms}"',
         "a date": '"2026-03-11T14:28:44Z"',
         "true": "true",
         "false": "false",
