@@ -13,10 +13,11 @@ import rich_click as click
 from app.cli import options, tables
 from app.cli.opening import bring_up_read_models, checked, reading
 from app.infra.data_dir import DataDir
+from app.infra.files import name_of
 from app.infra.output import STDOUT, open_output, refuse_data_file
 from app.infra.processes import settle_memory
 from app.infra.progress import show_progress
-from app.infra.settings import Settings, read_address, read_sdk_app_id, read_secrets
+from app.infra.settings import Settings, read_address, read_sdk_app_id, read_secrets, service_address_notice
 from app.infra.texts import visible
 from app.infra.times import now_ms
 from app.log.files import create_log, open_log, open_log_reader
@@ -28,9 +29,9 @@ from app.ops.import_export import (
     RejectedLine,
     export_lines,
     import_lines,
-    read_lines,
     release_rejected,
 )
+from app.ops.import_files import read_lines
 from app.ops.verify import verify_data
 from app.projector.rebuild import MAPPED_BYTES, rebuild
 from app.projector.upkeep import open_read_models
@@ -113,6 +114,8 @@ def doctor(url: str | None, data: Path, as_json: bool) -> None:
 
     Run it where the server runs and with the same environment.
     """
+    if notice := service_address_notice():
+        click.echo(notice, err=True)
     host, port = read_address()
     url = url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
     settings = Settings(read_sdk_app_id() or "", data, host, secrets=read_secrets())
@@ -132,10 +135,10 @@ def doctor(url: str | None, data: Path, as_json: bool) -> None:
 def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool) -> None:
     """Append callbacks from JSON lines (- for stdin): bare bodies, or lines as `export` writes them.
 
+    A JSON array is read as well, its elements counted as lines; so are objects over several lines, and gzip.
     Rejected lines are listed with their numbers, and the exit code is 1. Interrupted and run again, it ends the same.
     """
     data_dir = DataDir(data)
-    create_log(data_dir, sdk_app_id)
     listed: list[RejectedLine] = []
     settle_memory()
 
@@ -145,17 +148,16 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
         elif len(listed) < _REJECTED_LINES_IN_JSON:
             listed.append(rejected)
 
-    with (
-        open_log(data_dir, IMPORT_CACHE_KIB) as log,
-        click.open_file(str(file), "rb") as stream,
-        show_progress("importing") as progress,
-    ):
+    with click.open_file(str(file), "rb") as stream, show_progress("importing") as progress:
+        lines = read_lines(stream, "stdin" if str(file) == "-" else name_of(file))
+        create_log(data_dir, sdk_app_id)  # only now: what is refused whole leaves nothing behind
         size = file.stat().st_size if file.is_file() else 0
 
-        def on_batch(lines: int, read: int) -> None:  # the number of lines is estimated from their bytes
-            progress(lines, lines * size // read if size else 0)
+        def on_batch(done: int, _bytes: int) -> None:  # the number of lines is estimated from the bytes of the file
+            progress(done, done * size // max(1, stream.tell()) if size else 0)
 
-        imported = import_lines(log, read_lines(stream), now_ms, on_rejected, on_batch)
+        with open_log(data_dir, IMPORT_CACHE_KIB) as log:
+            imported = import_lines(log, lines, now_ms, on_rejected, on_batch)
     _end_import(data_dir, imported, as_json, {"rejected_lines": listed})
 
 

@@ -12,7 +12,8 @@ from app.infra.data_dir import DataDir
 from app.infra.settings import Settings
 from app.infra.times import now_ms
 from app.log.files import create_log, open_log
-from app.ops.import_export import RejectedLine, import_lines, read_lines
+from app.ops.import_export import RejectedLine, import_lines
+from app.ops.import_files import read_lines
 from app.ops.simulator import Callbacks, Sender
 from app.projector.upkeep import bring_up, open_read_models
 from app.server.node import Service

@@ -1,5 +1,6 @@
 """The edge of the command line: an error becomes one plain line on stderr and an exit code, never a traceback."""
 
+import io
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,12 @@ import rich_click as click
 from app.infra import sqlite
 from app.infra.errors import BadInput, RoomlapseError
 from app.infra.json_logs import set_up_logging
+from app.infra.progress import is_terminal
 from app.infra.texts import visible
 
 _log = logging.getLogger(__name__)
+_PLAIN_HELP = {"force_terminal": False, "color_system": None, "width": 80, "max_width": 80}
+"""How help goes into a pipe, whatever the environment says of colours and columns."""
 _REPORTED = (click.ClickException, RoomlapseError, BrokenProcessPool, OSError, *sqlite.UNREADABLE)
 """Errors whose cause is outside the program's code. Any other one is a bug, and ends with its traceback."""
 
@@ -44,6 +48,11 @@ class CommandLine(click.RichGroup):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         """Run a command and exit. A reader of our output that closes the pipe ends it quietly."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what its encoding has no character for is escaped
+                stream.reconfigure(errors="backslashreplace")
+        if not is_terminal(sys.stdout):
+            extra["rich_help_config"] = _PLAIN_HELP
         try:
             code = super().main(args, prog_name, standalone_mode=False, **extra)
         except click.Abort:

@@ -7,6 +7,7 @@ import rich_click as click
 
 from app.cli import caring, questions, running
 from app.cli.edge import CommandLine
+from app.cli.options import take_text_only
 
 PANELS = {
     "Serve": [running.serve, running.demo, running.simulate],
@@ -46,4 +47,5 @@ for _panel, _commands in PANELS.items():
         click.RichCommandPanel(_panel, commands=[str(command.name) for command in _commands], help=_commands[0].epilog)
     )
     for _command in _commands:
+        take_text_only(_command)
         main.add_command(_command)

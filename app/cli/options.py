@@ -1,5 +1,7 @@
 """Options and arguments that several commands take, and their types."""
 
+import logging
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -10,12 +12,47 @@ import rich_click as click
 
 from app.event import Cut
 from app.infra.errors import BadTime
-from app.infra.settings import DEFAULT_DATA, DEFAULT_PORT, FORMER_DATA, default_data
+from app.infra.settings import (
+    DEFAULT_DATA,
+    DEFAULT_PORT,
+    FORMER_DATA,
+    default_data,
+    is_service_address,
+    service_address_notice,
+)
 from app.infra.times import parse_time
 from app.projector.registry import known_projections
 from app.queries.paging import DEFAULT_LIMIT, MAX_LIMIT
 
+_log = logging.getLogger(__name__)
 Command = Callable[..., None]
+
+
+class _Text(click.ParamType[str]):
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            # Where the locale is not that of the terminal (C, say), its bytes are kept in the string as they were.
+            return os.fsencode(value).decode() if _holds_bytes(value) else str(value)
+        except UnicodeError:
+            self.fail("it is no UTF-8 text, as ids, names and cursors are", param, ctx)
+
+
+def _holds_bytes(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
+TEXT = _Text()
+
+
+def take_text_only(command: click.Command) -> None:
+    """Let a command, and those below it, refuse arguments that are no UTF-8; paths may be any bytes."""
+    for parameter in command.params:
+        if parameter.type is click.STRING:
+            parameter.type = TEXT
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        take_text_only(inner)
 
 
 class _Time(click.ParamType[int]):
@@ -46,6 +83,7 @@ class _Url(click.ParamType[str]):
     name = "url"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        TEXT.convert(value, param, ctx)
         try:
             parts = urlsplit(value)
         except ValueError:
@@ -70,10 +108,25 @@ PORT = click.IntRange(0, 65535)
 _FORMATS = "epoch milliseconds, or ISO 8601 with an offset (2026-03-11T14:28:44Z)"
 
 
+class _PortOption(click.RichOption):
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        if value is None or not is_service_address(value):
+            return value
+        _log.warning("%s", service_address_notice({str(self.envvar): value}))
+        return None
+
+
 def port(**more: Any) -> Callable[[Command], Command]:
     """`--port`."""
     return click.option(
-        "--port", type=PORT, default=DEFAULT_PORT, show_default=True, help="The TCP port; 0 takes a free one.", **more
+        "--port",
+        cls=_PortOption,
+        type=PORT,
+        default=DEFAULT_PORT,
+        show_default=True,
+        help="The TCP port; 0 takes a free one.",
+        **more,
     )
 
 

@@ -1,17 +1,21 @@
 """Prints answers: JSON, or text with tables on a terminal and aligned columns in a pipe, hidden characters escaped."""
 
-import io
+import json
+import re
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from app.event import canonical_json
 from app.infra.data_dir import LOG_FILE
+from app.infra.progress import is_terminal
 from app.infra.texts import visible
 from app.infra.times import format_duration, format_time
 from app.log.audit import Difference
@@ -21,14 +25,17 @@ from app.ops.doctor import Diagnosis
 from app.ops.simulator import Sent
 from app.queries import answers
 
-_PIPE_WIDTH = 200
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 T = TypeVar("T")
 
 
 def print_json(answer: Any) -> None:
     """Print what HTTP would answer."""
-    print(msgspec.json.encode(answer).decode())
+    text = msgspec.json.encode(answer).decode()
+    if not (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf8"):
+        text = _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], text)  # they stand in strings only
+    print(text)
 
 
 def print_answer(as_json: bool, answer: T, write: Callable[[T], None]) -> None:
@@ -204,18 +211,20 @@ def _more(next_cursor: str | None) -> None:
 
 
 def _table(titles: list[str], lines: list[list[str]]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
-        console.file = io.StringIO()
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    for line in lines:
-        table.add_row(*[Text(visible(cell)) for cell in line])
-    console.print(table)
-    if isinstance(console.file, io.StringIO):
-        print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))
+    cells = [[visible(cell) for cell in line] for line in lines]
+    if is_terminal(sys.stdout):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for title in titles:
+            table.add_column(title, overflow="fold")
+        for line in cells:
+            table.add_row(*map(Text, line))
+        Console().print(table)
+        return
+    rows = [titles, *cells]  # whole, whatever the width: another program reads them
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(padded).rstrip())
 
 
 def _values(answer: Any) -> Any:

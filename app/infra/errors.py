@@ -22,6 +22,7 @@ RoomlapseError
     ├── NewerSchema        a newer version of this program made the file
     ├── WrongOwner         the data belongs to another application
     ├── BadBackup          what was written is not what the log holds
+    ├── BadFile            a file to import is nothing that can be imported
     ├── ProjectionFailed   a projection raised on an event
     └── Corrupt            a file is not what was written
         ├── CorruptFile        SQLite can make no sense of it
@@ -119,6 +120,10 @@ class WrongOwner(Broken):
 
 class BadBackup(Broken):
     """What was written is not what the log holds."""
+
+
+class BadFile(Broken):
+    """A file to import is nothing that can be imported, or ends too early."""
 
 
 class ProjectionFailed(Broken):

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -20,6 +21,11 @@ def no_progress(done: int, total: int) -> None:
     """Tell nobody."""
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody looks at a stream. Rich would also believe FORCE_COLOR, which is no promise of a terminal."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
 class _Rate(ProgressColumn):
     """Steps a second."""
 
@@ -33,8 +39,8 @@ def show_progress(what: str) -> Iterator[Progress]:
 
     An error ends the bar before it is reported, so it is never hidden.
     """
-    console = Console(stderr=True)
-    if console.is_terminal:
+    if is_terminal(sys.stderr):
+        console = Console(stderr=True)
         with Bar(
             TextColumn("{task.description}"),
             BarColumn(),

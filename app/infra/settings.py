@@ -158,10 +158,35 @@ def read_sdk_app_id(env: Mapping[str, str] = os.environ) -> str | None:
 
 def read_address(env: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """Read ROOMLAPSE_HOST and ROOMLAPSE_PORT: where the server is. Raises BadSettings."""
-    port = env.get(f"{PREFIX}PORT") or str(DEFAULT_PORT)
-    if not (port.isascii() and port.isdigit()):
+    given = env.get(f"{PREFIX}PORT", "").strip()
+    port = str(DEFAULT_PORT) if not given or is_service_address(given) else given
+    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
         raise BadSettings(f"{PREFIX}PORT is {port!r}, which is no port: set a number, as {DEFAULT_PORT}")
-    return env.get(f"{PREFIX}HOST") or DEFAULT_HOST, int(port)
+    host = env.get(f"{PREFIX}HOST") or DEFAULT_HOST
+    refuse_bytes(f"{PREFIX}HOST", host)
+    return host, int(port)
+
+
+def is_service_address(port: str) -> bool:
+    """Whether ROOMLAPSE_PORT is what Kubernetes and Docker set for a service named `roomlapse`: tcp://10.96.0.12:8000."""
+    return re.match(r"(?i)(tcp|udp|sctp)://", port.strip()) is not None
+
+
+def service_address_notice(env: Mapping[str, str] = os.environ) -> str | None:
+    """What to say where ROOMLAPSE_PORT is such an address; None where it is not."""
+    port = env.get(f"{PREFIX}PORT", "")
+    if not is_service_address(port):
+        return None
+    return (
+        f"{PREFIX}PORT is {port!r}, which is no port but what Kubernetes sets for a Service named roomlapse: ignored."
+        " Say --port, name the Service otherwise, or set enableServiceLinks: false"
+    )
+
+
+def refuse_bytes(name: str, text: str) -> None:
+    """Raise BadSettings if a variable's value is not UTF-8."""
+    if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise BadSettings(f"{name} is no UTF-8 text: set it anew")
 
 
 def read_projections_folder(env: Mapping[str, str] = os.environ) -> Path | None:
@@ -238,6 +263,7 @@ def _secret(env: Mapping[str, str], name: str) -> str | None:
     if given and not value:
         raise BadSettings(f"{PREFIX}{name} is set but blank: unset it, or give it a value")
     path = env.get(f"{PREFIX}{name}_FILE")
+    refuse_bytes(PREFIX + name, value)
     if value and path:
         raise BadSettings(f"{PREFIX}{name} and {PREFIX}{name}_FILE are both set: keep one")
     if path:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import chain, islice
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
@@ -14,6 +14,7 @@ from app.infra.times import refuse_seconds
 from app.log import quarantine
 from app.log.records import Arrival
 from app.log.store import EventStore
+from app.ops.import_files import MAX_LINE_BYTES
 from app.tencent.body import MAX_AHEAD_MS, MAX_BODY_BYTES, Invalid, decode
 
 BATCH = 2000
@@ -23,7 +24,6 @@ commit writes every page of the indexes that it touched."""
 IMPORT_CACHE_KIB = 64 * 1024
 _READ_LINES, _READ_BYTES = 2000, 4 * 2**20
 _AHEAD = 12  # batches decoded ahead of those that are stored: neither side waits for long
-MAX_LINE_BYTES = 8 * MAX_BODY_BYTES  # a body of control characters grows sixfold when it is written as a JSON string
 
 Report = Callable[[int, int], None]
 """Called now and then with the numbers of lines and bytes that are done."""
@@ -175,15 +175,6 @@ def _read(batch: _Lines, now_ms: int) -> _Read:
             except Invalid as invalid:
                 read.rejected.append(RejectedLine(number, str(invalid)))
     return read
-
-
-def read_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Read lines; one that is too long is cut off soon after MAX_LINE_BYTES."""
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        rest = line
-        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES + 1)
-        yield line
 
 
 def release_rejected(log: EventStore, now_ms: Callable[[], int]) -> Imported:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from kit.callbacks import APP_ID
-from kit.program import PROGRAM, environment, run, serve_command
+from kit.program import PROGRAM, Launched, environment, run, serve_command
 
 OTHER_APP_ID = "1400000777"
 
@@ -145,3 +145,42 @@ def test_another_command_says_it_on_one_line_too(tmp_path: Path) -> None:
     code, shown = on_terminal([PROGRAM, "rooms", "--data", str(tmp_path)], None)
     message = f"no Roomlapse data in {tmp_path}: start `roomlapse serve` or run `roomlapse import` with this --data"
     assert (code, shown) == (1, f"Error: {message}\n")
+
+
+KUBERNETES = {
+    "ROOMLAPSE_PORT": "tcp://10.96.0.12:8000",
+    "ROOMLAPSE_SERVICE_HOST": "10.96.0.12",
+    "ROOMLAPSE_SERVICE_PORT": "8000",
+    "ROOMLAPSE_PORT_8000_TCP": "tcp://10.96.0.12:8000",
+    "ROOMLAPSE_PORT_8000_TCP_PROTO": "tcp",
+    "ROOMLAPSE_PORT_8000_TCP_PORT": "8000",
+    "ROOMLAPSE_PORT_8000_TCP_ADDR": "10.96.0.12",
+}
+
+
+def test_the_variables_of_a_service_in_kubernetes_stop_nothing(tmp_path: Path) -> None:
+    command = [PROGRAM, "serve", "--sdk-app-id", APP_ID, "--data", str(tmp_path / "data")]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    with Launched([*command, "--port", port], tmp_path / "given.log", KUBERNETES) as server:
+        assert server.port == int(port)
+    # Without --port it takes the default, which somebody else may have: then it says that it is taken, and exit 1.
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", 8000))
+            taken.listen()
+        except OSError:
+            pass  # it is taken already
+        done = subprocess.run(command, capture_output=True, env=environment(KUBERNETES), timeout=60, check=False)
+    *log, last = done.stderr.decode().splitlines()
+    assert done.returncode == 1
+    assert "cannot listen on 127.0.0.1:8000" in last
+    (said,) = [json.loads(line)["message"] for line in log if "tcp://" in line]
+    assert said.startswith("ROOMLAPSE_PORT is 'tcp://10.96.0.12:8000'")
+    told = run("doctor", "--json", "--data", str(tmp_path / "data"), env=KUBERNETES)
+    assert told.returncode in (0, 1)
+    assert b"127.0.0.1:8000" in told.stdout
+    (line,) = told.stderr.decode().splitlines()
+    assert line == said

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from app.infra.errors import BadSettings
-from app.infra.settings import Secrets, Settings, is_loopback, read_secrets
+from app.infra.settings import (
+    Secrets,
+    Settings,
+    is_loopback,
+    read_address,
+    read_secrets,
+    service_address_notice,
+)
 
 BOTH = Secrets(("token-one", "token-two"), "api-secret")
 
@@ -180,3 +187,27 @@ def test_settings_cannot_be_changed_after_the_check() -> None:
     settings = settings_for("127.0.0.1")
     with pytest.raises(AttributeError):
         settings.host = "0.0.0.0"  # type: ignore[misc]
+
+
+# ---- the address ----
+
+
+@pytest.mark.parametrize("value", ["tcp://10.96.0.12:8000", "udp://10.0.0.1:53", "TCP://[fd00::1]:8000", "sctp://h:1"])
+def test_what_kubernetes_sets_for_a_service_named_roomlapse_is_no_port(value: str) -> None:
+    assert read_address({"ROOMLAPSE_PORT": value}) == ("127.0.0.1", 8000)
+    notice = service_address_notice({"ROOMLAPSE_PORT": value})
+    assert notice is not None
+    assert value in notice
+    assert "ignored" in notice
+
+
+@pytest.mark.parametrize("value", ["", "8000", "0", "65535"])
+def test_a_port_is_taken_without_a_word(value: str) -> None:
+    assert read_address({"ROOMLAPSE_PORT": value}) == ("127.0.0.1", int(value or 8000))
+    assert service_address_notice({"ROOMLAPSE_PORT": value}) is None
+
+
+@pytest.mark.parametrize("value", ["65536", "-1", "8e3", "http://h:8000", "10.96.0.12:8000", "tcp:8000", "\u0668"])
+def test_what_is_no_port_is_refused(value: str) -> None:
+    with pytest.raises(BadSettings, match="ROOMLAPSE_PORT"):
+        read_address({"ROOMLAPSE_PORT": value})
