@@ -18,6 +18,7 @@ from app.infra.settings import (
     MIN_TOKEN,
     Settings,
     read_allowed_hosts,
+    read_idle_s,
     read_rate_limit,
     read_root_path,
     read_secrets,
@@ -83,6 +84,7 @@ def serve(sdk_app_id: str, host: str, port: int, data: Path, root_path: str, ins
         read_rate_limit(),
         read_root_path({"ROOMLAPSE_ROOT_PATH": root_path}),
         read_trusted_proxies(),
+        read_idle_s(),
     )
     settings.check()
     _warn_of_tokens(settings)

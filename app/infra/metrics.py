@@ -9,9 +9,13 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Info,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
+
+from app.infra.versions import read_versions
 
 OUTCOMES = (
     "accepted",
@@ -22,6 +26,8 @@ OUTCOMES = (
     "forbidden",
     "unsigned",
     "too_many",
+    "misdirected",
+    "incomplete",
     "unavailable",
 )
 
@@ -33,6 +39,9 @@ class Metrics:
 
     def __init__(self) -> None:  # long, and one list: a part of it would say no more than the whole
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.build = Info("roomlapse_build", "Versions of Roomlapse, Python and SQLite.", registry=self.registry)
+        self.build.info(read_versions())
         self.callbacks = Counter(
             "roomlapse_callbacks", "Callbacks answered, by outcome.", ["outcome"], registry=self.registry
         )
@@ -88,6 +97,12 @@ class Metrics:
             registry=self.registry,
         )
         self.writable.set(1)
+        self._received_ms = 0
+        self.last_callback = Gauge(
+            "roomlapse_last_callback_timestamp_seconds",
+            "When the last callback came that was answered OK, or the last event in the log; 0: none did.",
+            registry=self.registry,
+        )
         self._head, self._projected = 0, dict[str, int]()
         self.head = Gauge("roomlapse_log_head", "Position of the last event in the log.", registry=self.registry)
         self.lag = Gauge(
@@ -118,12 +133,17 @@ class Metrics:
             self._head = position
             self.head.set(position)
 
+    def see_received(self, at_ms: int) -> None:
+        """Note when a callback came that was answered OK."""
+        self._received_ms = at_ms
+
     def see_projected(self, positions: dict[str, int]) -> None:
         """Note the position up to which each projection has read."""
         self._projected = positions
 
     def expose(self, data: Path, skews_s: Sequence[float] = ()) -> bytes:
         """Write all metrics in Prometheus' text format. `skews_s`: how far ahead our clock was at recent callbacks."""
+        self.last_callback.set(self._received_ms / 1000)
         self.signed_recent.set(len(skews_s))
         self.clock_skew.set(median(skews_s) if skews_s else 0)
         for name, position in self._projected.items():

@@ -18,6 +18,8 @@ DEFAULT_DATA = Path("roomlapse-data")
 FORMER_DATA = Path("data")
 """The default of earlier versions."""
 DEFAULT_RATE_LIMIT_PER_S = 100.0
+_MAX_IDLE_S = 3600
+DEFAULT_IDLE_S = 75
 MIN_TOKEN = 8
 """Characters; the sender's tokens are the console's to choose, so that shorter ones of them are only warned of."""
 
@@ -64,6 +66,11 @@ VARIABLES: dict[str, Variable] = {
     "ROOMLAPSE_RATE_LIMIT": Variable(
         "queries a second of one address; 0: no limit", f"{DEFAULT_RATE_LIMIT_PER_S:g}, for other machines alone"
     ),
+    "ROOMLAPSE_IDLE_S": Variable(
+        "how many seconds a connection may wait for its next request; longer than the senders and proxies in front keep"
+        " theirs",
+        str(DEFAULT_IDLE_S),
+    ),
     PROJECTIONS: Variable("a folder whose `*.py` are projections beside the built-in ones", "the built-in ones alone"),
 }
 """Every variable that is read, for the reference; a test holds it against the code."""
@@ -108,7 +115,8 @@ class Settings(msgspec.Struct, frozen=True):
     """The path under which a proxy shows this server, without a slash at its end; empty: none."""
     trusted_proxies: tuple[Network, ...] = LOOPBACK
     """Whose word counts about the path and the scheme that a browser used."""
-
+    idle_s: int = DEFAULT_IDLE_S
+    """How long a connection may wait for its next request."""
     demo: bool = False
     """Whether the page explains itself as a demo."""
 
@@ -238,6 +246,14 @@ def read_rate_limit(env: Mapping[str, str] = os.environ) -> float | None:
     if not 0 <= per_s < 1e9:
         raise BadSettings(f"{PREFIX}RATE_LIMIT is not a number of requests a second: 100, or 0 for no limit")
     return per_s
+
+
+def read_idle_s(env: Mapping[str, str] = os.environ) -> int:
+    """Read ROOMLAPSE_IDLE_S: seconds. Raises BadSettings."""
+    text = env.get(f"{PREFIX}IDLE_S", "").strip() or str(DEFAULT_IDLE_S)
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MAX_IDLE_S):
+        raise BadSettings(f"{PREFIX}IDLE_S is not a number of seconds from 1 to {_MAX_IDLE_S}: {DEFAULT_IDLE_S}, say")
+    return int(text)
 
 
 def read_secrets(env: Mapping[str, str] = os.environ) -> Secrets:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -15,10 +16,11 @@ from app.infra import sqlite
 from app.infra.data_dir import DataDir
 from app.infra.errors import BadSettings, Corrupt, NewerSchema, NoData, WrongOwner
 from app.infra.settings import Settings, is_loopback
-from app.infra.times import now_ms
+from app.infra.times import format_duration, now_ms
 from app.log import quarantine
 from app.log.audit import verify_chain
 from app.log.files import check_log, open_log_reader
+from app.log.records import Record
 from app.log.store import EventStore
 from app.ops.probe import Probe, probe
 from app.projector.read_models import ReadModels
@@ -34,6 +36,7 @@ _FREE_WARN, _FREE_BAD = 2 * 2**30, 200 * 2**20
 _SYNC_WARN_S, _SYNC_BAD_S = 0.1, 1.0
 _ANSWER_WARN_S, _ANSWER_BAD_S = 0.5, 1.5
 _SYNCS = 20
+_SILENCE_WARN_S = 15 * 60.0
 _DAY_MS = 24 * 3600 * 1000
 # Published by the vendor ("Webhooks Overview"): what Sign has to be for this token and RequestTime.
 _VECTOR = ("xxxxyyyy", "1669872112", "17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061")
@@ -63,7 +66,8 @@ def diagnose(settings: Settings, url: str) -> Diagnosis:
     server = probe(url, settings.secrets)
     findings = [_check_library(), _check_vector(), _check_bind(settings), _check_server(server)]
     findings += _check_data(DataDir(settings.data), settings.sdk_app_id or None, server)
-    findings += [_check_clock(server, settings), _check_answers(server), _check_refusals(server)]
+    findings += [_check_clock(server, settings), _check_silence(server, settings)]
+    findings += [_check_answers(server), _check_refusals(server)]
     return Diagnosis(all(finding.state != BAD for finding in findings), findings)
 
 
@@ -235,7 +239,7 @@ def _check_clock(server: Probe, settings: Settings) -> Finding:
     if signed:
         skew_s, against = server.value("roomlapse_clock_skew_seconds"), f"RequestTime of {signed:.0f} recent callbacks"
     else:
-        delays_s = _delays_s(DataDir(settings.data))
+        delays_s = [(it.received_at_ms - it.event_time_ms) / 1000 for it in _recent_events(settings.data)]
         if not delays_s:
             return Finding("clock", WARNING, "nothing to compare it with yet", "run this again after some callbacks")
         # Callbacks arrive after EventTime, so that a positive delay may be the way: only a clock that is behind shows.
@@ -248,13 +252,28 @@ def _check_clock(server: Probe, settings: Settings) -> Finding:
     return Finding("clock", OK, found)
 
 
-def _delays_s(data_dir: DataDir) -> list[float]:
+def _recent_events(data: Path) -> list[Record]:
     try:
-        with open_log_reader(data_dir) as log:
-            records = log.tail(max(0, log.head().position - _RECENT_EVENTS), _RECENT_EVENTS)
+        with open_log_reader(DataDir(data)) as log:
+            return log.tail(max(0, log.head().position - _RECENT_EVENTS), _RECENT_EVENTS)
     except (sqlite.Error, Corrupt, NoData):
         return []
-    return [(record.received_at_ms - record.event_time_ms) / 1000 for record in records]
+
+
+def _check_silence(server: Probe, settings: Settings) -> Finding:
+    """A wrong URL, a lost DNS name and a callback that was switched off look like a quiet evening."""
+    times_ms = [record.received_at_ms for record in _recent_events(settings.data)]
+    last_ms = max([server.value("roomlapse_last_callback_timestamp_seconds") * 1000, *times_ms[-1:]])
+    if not last_ms:
+        return Finding("silence", WARNING, "no callback has come yet", _WHEN_SILENT)
+    silent_ms = max(0, int(now_ms() - last_ms))
+    pauses_ms = [after - before for before, after in pairwise(times_ms)]
+    found = f"the last callback came {format_duration(silent_ms)} ago"
+    if pauses_ms:
+        found += f", the longest pause among the {len(times_ms)} before was {format_duration(max(pauses_ms))}"
+    if silent_ms > max(_SILENCE_WARN_S * 1000, *pauses_ms, 0):
+        return Finding("silence", WARNING, found, _WHEN_SILENT)
+    return Finding("silence", OK, found)
 
 
 def _check_answers(server: Probe) -> Finding:
@@ -272,10 +291,17 @@ def _check_answers(server: Probe) -> Finding:
     return Finding("answers", OK, found)
 
 
+_WHEN_SILENT = (
+    "if rooms change now, look at the callback URL and the switches in the console, at DNS and certificates, and at what"
+    " stands in front of this server"
+)
 _REFUSED: dict[str, str] = {
     "unsigned": "compare the callback tokens with the console's, and the clock above",
     "forbidden": "compare --sdk-app-id with the SDKAppID of the console",
     "too_large": "bodies above 64 KiB are refused; ask who sends them",
+    "misdirected": "the callback URL has to lead to /callbacks without a redirect: the log and the health page tell the"
+    " paths that were called",
+    "incomplete": "their sender closed the connection before all had come: look at the network and at proxies",
     "unavailable": "the disk did not take them in time; see the server's log",
 }
 

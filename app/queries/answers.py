@@ -204,6 +204,8 @@ class Status(msgspec.Struct, frozen=True):
     duplicates: int
     rejected: int
     chain: str
+    last_received_at_ms: int | None
+    """When the last event was received, null while there is none."""
     projections: dict[str, ProjectionStatus]
 
 

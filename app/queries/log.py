@@ -56,7 +56,13 @@ def status(moment: Moment, *, fingerprint: bool = False) -> Status:
             for name, checkpoint in checkpoints.items()
         }
         return Status(
-            head.position, head.position, log.duplicates(), quarantine.count(log.conn), head.chain, projections
+            head.position,
+            head.position,
+            log.duplicates(),
+            quarantine.count(log.conn),
+            head.chain,
+            head.received_at_ms if head.position else None,
+            projections,
         )
 
 

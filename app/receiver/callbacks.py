@@ -9,26 +9,32 @@ from app.infra.asgi import Receive, Scope, Send
 from app.infra.errors import NotStored
 from app.infra.metrics import Metrics
 from app.infra.rate_limit import RateLimit
-from app.infra.throttle import Throttle
 from app.infra.times import now_ms
 from app.log.records import Appended, Arrival, Rejection
+from app.receiver.body import HungUp, read_body
 from app.receiver.group_commit import GroupCommit
-from app.tencent.body import MAX_BODY_BYTES, Invalid, decode
+from app.receiver.misdirected import OTHER_METHOD
+from app.receiver.refusals import RefusalLog
+from app.tencent.body import Invalid, decode
 from app.tencent.request import (
     ClockOff,
     Query,
     Refused,
     answer_fail,
     answer_ok,
+    carries_callback,
     check_app,
     check_signature,
     decode_query,
     is_blocking,
+    sniff_command,
 )
 
 _log = logging.getLogger(__name__)
 _RECENT = 200
 _UNAVAILABLE = "not stored: the log cannot be written now, send it again"
+_LIMITED = ("forbidden", "unsigned", "misdirected")
+"""Outcomes that anybody can bring about: an address that does so too often gets 429."""
 
 
 class Receiver:
@@ -50,25 +56,35 @@ class Receiver:
         self._tokens = callback_tokens
         self._commits = commits
         self._metrics = metrics
-        self._refusals = Throttle()
         self._limit = refusals
+        self.refusals = RefusalLog()
         self.skews_s: deque[float] = deque(maxlen=_RECENT)
         """By how much our clock was ahead of the RequestTime of the latest callbacks that were signed."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Raw ASGI: parsing a body into a handler's arguments costs more than all of the rest."""
-        if scope["type"] == "websocket" or scope["method"] != "POST":
-            await _send(send, 405, answer_fail(405, "send callbacks with POST"), (b"allow", b"POST"))
+        if scope["method"] != "POST":
+            if carries_callback(scope["query_string"]):
+                await self.refuse(OTHER_METHOD, scope, send)
+            else:  # somebody looks what is here
+                await _send(send, 405, answer_fail(405, OTHER_METHOD.reason))
             return
         try:
-            body = await _read_body(scope, receive)
+            body = await read_body(scope, receive)
             begin = time.perf_counter()
             outcome = await self.take(scope["query_string"], body, scope)
             status_code, answer = 200, answer_ok()
             self._metrics.answer_seconds.observe(time.perf_counter() - begin)
         except Refused as refused:
-            status_code, outcome, answer = self._refuse(refused, scope)
+            if refused.status_code == 413 and self._holds_up_action(scope):
+                self._note_unstored(refused, scope)
+                status_code, outcome, answer = 200, "blocking", answer_ok()
+            else:
+                status_code, outcome, answer = self._refuse(refused, scope)
         except HungUp:
+            self.note_broken(
+                scope, "its sender closed the connection, or was cut off, before it was whole", "incomplete"
+            )
             return
         except Exception:  # noqa: BLE001  every sender gets an answer
             _log.exception("a callback could not be taken")
@@ -92,9 +108,10 @@ class Receiver:
             item, blocking = Arrival(callback, received_at_ms, query.client_ip, query.platform), callback.blocking
         except Invalid as invalid:
             item = Rejection(body, str(invalid), received_at_ms, query.client_ip, query.platform)
-            blocking = is_blocking(query.command)
+            blocking = is_blocking(query.command) or is_blocking(sniff_command(body))
         if blocking:
-            self._store_meanwhile(item)
+            self._metrics.see_received(received_at_ms)
+            self._store_meanwhile(item, scope)
             return "blocking"
         try:
             appended = await self._commits.submit(item)
@@ -106,6 +123,7 @@ class Receiver:
             self._metrics.quarantined.inc()
             raise Refused(400, item.reason, "quarantined")
         assert appended is not None
+        self._metrics.see_received(received_at_ms)
         if appended.duplicate:
             self._metrics.duplicates.inc()
             return "duplicate"
@@ -118,38 +136,54 @@ class Receiver:
             self.skews_s.append(off.skew_s)
             raise
 
-    def _store_meanwhile(self, item: Arrival | Rejection) -> None:
-        """Store a callback that is answered OK at once."""
+    def _holds_up_action(self, scope: Scope) -> bool:
+        """Whether a callback whose body is not read is, by its URL, one of ours that blocks."""
         try:
-            self._commits.submit(item, patient=True).add_done_callback(self._note_stored)
+            query = decode_query(scope["query_string"])
+            check_app(query, self._sdk_app_id)
+            if self._tokens:
+                check_signature(query, self._tokens, now_ms() / 1000)
+        except Refused:
+            return False
+        return is_blocking(query.command)
+
+    def _store_meanwhile(self, item: Arrival | Rejection, scope: Scope | None) -> None:
+        """Store a callback that is answered OK at once."""
+
+        def note(stored: "asyncio.Future[Appended | None]") -> None:
+            error = stored.exception()
+            if error is not None:
+                self._note_unstored(error, scope)
+            elif stored.result() is None:
+                self._metrics.quarantined.inc()
+
+        try:
+            self._commits.submit(item, patient=True).add_done_callback(note)
         except NotStored as refusal:
-            self._note_unstored(refusal)
+            self._note_unstored(refusal, scope)
 
-    def _note_stored(self, stored: "asyncio.Future[Appended | None]") -> None:
-        error = stored.exception()
-        if error is not None:
-            self._note_unstored(error)
-        elif stored.result() is None:
-            self._metrics.quarantined.inc()
-
-    def _note_unstored(self, error: BaseException) -> None:
+    def _note_unstored(self, error: BaseException, scope: Scope | None) -> None:
         self._metrics.unstored.inc()
-        self._log_refusal("unstored", f"a blocking callback was answered OK and not stored: {error}")
+        reason = f"a blocking callback was answered OK and not stored: {error}"
+        self.refusals.note(Refused(200, reason, "unstored"), scope)
 
     def _refuse(self, refused: Refused, scope: Scope) -> tuple[int, str, bytes]:
         """Status code, outcome and answer; an address that is refused too often gets 429 instead of the reason."""
-        if self._limit is not None and refused.outcome in ("forbidden", "unsigned") and not self._limit.allows(scope):
+        if self._limit is not None and refused.outcome in _LIMITED and not self._limit.allows(scope):
             refused = Refused(429, "too many refused callbacks from this address", "too_many")
-        self._log_refusal(refused.outcome, refused.reason)
+        self.refusals.note(refused, scope)
         return refused.status_code, refused.outcome, answer_fail(refused.status_code, refused.reason)
 
-    def _log_refusal(self, outcome: str, reason: str) -> None:
-        if count := self._refusals.due(outcome):
-            _log.warning("callbacks refused", extra={"outcome": outcome, "count": count, "reason": reason[:200]})
+    async def refuse(self, refused: Refused, scope: Scope, send: Send) -> None:
+        """Answer a request that no callback can be taken from."""
+        status_code, outcome, answer = self._refuse(refused, scope)
+        self._metrics.outcomes[outcome].inc()
+        await _send(send, status_code, answer)
 
-
-class HungUp(Exception):
-    """The sender closed the connection before its request was complete."""
+    def note_broken(self, scope: Scope, reason: str, outcome: str = "misdirected") -> None:
+        """Count a callback whose request broke off, or is none that HTTP allows."""
+        self._metrics.outcomes[outcome].inc()
+        self.refusals.note(Refused(400, reason, outcome), scope)
 
 
 def _refuse_browsers(scope: Scope) -> None:
@@ -158,35 +192,9 @@ def _refuse_browsers(scope: Scope) -> None:
         raise Refused(403, "callbacks do not come from web pages: set a callback token", "forbidden")
 
 
-async def _read_body(scope: Scope, receive: Receive) -> bytes:
-    """Read the body, at most MAX_BODY_BYTES. Raises Refused(413) and HungUp."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value[:20]) > MAX_BODY_BYTES:
-            raise _too_large()  # before it comes
-    chunks: list[bytes] = []
-    size = 0
-    while (message := await receive())["type"] == "http.request":
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
-    raise HungUp
-
-
-def _too_large() -> Refused:
-    return Refused(413, f"the body is larger than {MAX_BODY_BYTES} bytes", "too_large")
-
-
-async def _send(send: Send, status_code: int, answer: bytes, *headers: tuple[bytes, bytes]) -> None:
-    length = str(len(answer)).encode()
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status_code,
-            "headers": [(b"content-type", b"application/json"), (b"content-length", length), *headers],
-        }
-    )
+async def _send(send: Send, status_code: int, answer: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+    if status_code == 405:
+        headers.append((b"allow", b"POST"))
+    await send({"type": "http.response.start", "status": status_code, "headers": headers})
     await send({"type": "http.response.body", "body": answer, "more_body": False})

@@ -23,6 +23,7 @@ from app.queries import visibility as visibility_queries
 from app.queries.paging import DEFAULT_LIMIT, MAX_LIMIT
 from app.queries.reader import Moment
 from app.server.authentication import Authentication
+from app.server.guards import HeadCheck
 from app.server.node import Service
 from app.server.problems import PROBLEMS
 from app.server.room_names import room_id_of
@@ -164,7 +165,7 @@ def log_routes(service: Service) -> list[HTTPRouteHandler]:
     return [events, event, rejected]
 
 
-def operation_routes(service: Service, authentication: Authentication) -> list[HTTPRouteHandler]:
+def operation_routes(service: Service, authentication: Authentication, head_check: HeadCheck) -> list[HTTPRouteHandler]:
     """The routes of those who operate the server."""
     ask = _Ask(service, wait=False)
 
@@ -204,8 +205,9 @@ def operation_routes(service: Service, authentication: Authentication) -> list[H
             health = await sync_to_thread(look, await ask(log_queries.status))
         except Unavailable as error:
             health = await sync_to_thread(partial(service.health, None, unreadable=str(error)))
-        # Errors may quote what is in the rooms.
-        readiness = health_queries.readiness(health, told=authentication.role_of(request.scope) is not None)
+        # Errors may quote what is in the rooms: not for a web page that reaches this address by a name of its own.
+        told = head_check.knows_host(request.scope) and authentication.role_of(request.scope) is not None
+        readiness = health_queries.readiness(health, told=told)
         return Response(readiness, status_code=200 if readiness.ready else 503)
 
     return [status, metrics, healthz, readyz]

@@ -8,7 +8,8 @@ from typing import cast
 from litestar import Litestar
 from litestar.concurrency import sync_to_thread
 
-from app.infra.asgi import ASGIApp, Receive, Scope, Send
+from app.infra.asgi import ASGIApp, Message, Receive, Scope, Send
+from app.receiver.misdirected import OTHER_PATH, is_callback_path, is_misdirected
 from app.server.api import log_routes, operation_routes, room_routes
 from app.server.authentication import Authentication
 from app.server.compression import compressed
@@ -28,11 +29,20 @@ _MAX_FORM_BYTES = 4096  # the form of signing in is the only body
 def create_app(service: Service, notifier: Notifier) -> ASGIApp:
     """Make the ASGI application of a node."""
     authentication = Authentication(service.settings.secrets)
-    litestar = _create_routes(service, notifier, authentication)
+    head_check = HeadCheck(service.settings, service.rate_limit)
+    litestar = _create_routes(service, notifier, authentication, head_check)
     routes = cast(ASGIApp, litestar)  # its own types tell the kinds of messages apart
     forwarded = Forwarded(service.settings, {"callbacks", *(route.path.split("/")[1] for route in litestar.routes)})
     shortcut = Shortcut(service, authentication)
-    head_check = HeadCheck(service.settings, service.rate_limit)
+    receiver = service.receiver
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if (refusal := head_check.check(scope)) is not None:
+            await refusal.send(send)
+            return
+        send = compressed(scope, send)
+        if not await shortcut.take(scope, send):
+            await routes(scope, receive, with_security_headers(send))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if "path" not in scope:
@@ -40,20 +50,40 @@ def create_app(service: Service, notifier: Notifier) -> ASGIApp:
             return
         scope = forwarded.read(scope)
         # Routing, guards and an exception handler cost more than checking and storing a callback does.
-        callback = scope["path"] in ("/callbacks", "/callbacks/")  # a slash too many is not to cost a callback
-        if (refusal := head_check.check(scope, callback=callback)) is not None:
-            await refusal.send(send)
-        elif callback:
-            await service.receiver(scope, receive, send)
+        if is_callback_path(scope["path"]):
+            await receiver(scope, receive, send)
+        elif await is_misdirected(scope, receive):
+            await receiver.refuse(OTHER_PATH, scope, send)
+        elif scope["method"] == "HEAD":
+            await answer_head(answer, scope, send)
         else:
-            send = compressed(scope, send)
-            if not await shortcut.take(scope, send):
-                await routes(scope, receive, with_security_headers(send))
+            await answer(scope, receive, send)
 
     return app
 
 
-def _create_routes(service: Service, notifier: Notifier, authentication: Authentication) -> Litestar:
+async def answer_head(app: ASGIApp, scope: Scope, send: Send) -> None:
+    """Answer HEAD like GET, without the body: the server leaves it out, and a stream ends where it would begin."""
+    ended = asyncio.Event()
+
+    async def receive_until_ended() -> Message:
+        await ended.wait()
+        return {"type": "http.disconnect"}
+
+    async def send_head(message: Message) -> None:
+        if ended.is_set():
+            return
+        if message["type"] == "http.response.body":
+            ended.set()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await send(message)
+
+    await app({**scope, "method": "GET"}, receive_until_ended, send_head)
+
+
+def _create_routes(
+    service: Service, notifier: Notifier, authentication: Authentication, head_check: HeadCheck
+) -> Litestar:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
@@ -66,6 +96,7 @@ def _create_routes(service: Service, notifier: Notifier, authentication: Authent
         try:
             yield
         finally:
+            service.receiver.refusals.close()
             await sync_to_thread(service.stop)
 
     renderer = Renderer(service, authentication)
@@ -74,7 +105,7 @@ def _create_routes(service: Service, notifier: Notifier, authentication: Authent
             *room_routes(service),
             *log_routes(service),
             stream_route(service, notifier, authentication),
-            *operation_routes(service, authentication),
+            *operation_routes(service, authentication, head_check),
             *page_routes(service, renderer, authentication),
         ],
         lifespan=[lifespan],

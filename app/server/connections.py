@@ -1,12 +1,23 @@
-"""Connections with deadlines: a client must send its request and take the answer in time, or it is cut off."""
+"""Connections with deadlines: a client must send its request and take the answer in time, or it is cut off.
+
+What is no valid request is refused in JSON, and an offer to upgrade is declined: the request is read without it.
+"""
 
 import asyncio
 import socket
 import struct
 import time
+from collections.abc import Callable
+from http import HTTPStatus
 
+import httptools
+import msgspec
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.infra.asgi import Scope
+from app.server.problems import Problem
+from app.tencent.request import answer_fail, carries_callback
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together."""
@@ -14,7 +25,10 @@ READ_WITHIN_S = 20.0
 """From a request's first byte (or the connection's opening) to its last."""
 TAKE_WITHIN_S = 20.0
 """Within this a client has to take some of an answer that does not fit into the system's buffers."""
+MAX_IDLE = 1000
+"""So many connections may wait for their next request; of more, those that have waited longest are closed."""
 _CHECK_S = 1.0
+_OFFER = (b"upgrade", b"http2-settings")
 
 
 class Connection(HttpToolsProtocol):
@@ -23,7 +37,11 @@ class Connection(HttpToolsProtocol):
     `cut_idle` checks all connections each second, which costs less than a timer for every request.
     """
 
+    on_broken: Callable[[Scope, str], None] | None = None
+    """Told of each callback whose request is no valid one: its path, query and client, and the reason."""
     reading_since_s: float | None = None
+    _declining = False  # an upgrade that the head has just offered
+    _read_head = False  # the application has the request, and tells of it what there is to tell
     _answering: RequestResponseCycle | None = None
     _untaken_bytes = 0  # of answers, at the last check
     _untaken_since_s = 0.0
@@ -40,33 +58,97 @@ class Connection(HttpToolsProtocol):
         if self.reading_since_s is None:
             self.reading_since_s = time.monotonic()
         steps = self._steps
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if steps == self._steps:  # all of it belongs to a head that has no end yet
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response(f"The request line and headers are longer than {MAX_HEAD_BYTES} bytes.")
+                self._refuse(f"the request line and headers are longer than {MAX_HEAD_BYTES} bytes")
+
+    def _feed(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    break
+                except httptools.HttpParserUpgrade as offered:
+                    rest = rest[offered.args[0] :]
+                    head = self._head_without_offer()
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+                    self.parser.feed_data(head)
+        except httptools.HttpParserError as error:
+            reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+            self._refuse(f"this is no valid HTTP request: {reason or error}")
+
+    def _head_without_offer(self) -> bytes:
+        """The head that has just been read, without the upgrade that it offers (RFC 9110, 7.8: it may be ignored)."""
+        self._declining = False
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name in _OFFER:
+                continue
+            if name != b"connection":
+                lines.append(name + b": " + value)
+            elif kept := [token for token in value.split(b",") if token.strip().lower() not in _OFFER]:
+                lines.append(b"connection: " + b",".join(kept))
+        return b"\r\n".join([*lines, b"", b""])
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request; uvicorn would do it in plain text."""
+        self._refuse(msg)
+
+    def _refuse(self, reason: str) -> None:
+        """Refuse a request that the application has not seen, or not to its end, and close the connection."""
+        url: bytes = getattr(self, "url", b"")
+        path, _, query = url.partition(b"?")
+        if carries_callback(query):
+            body = answer_fail(400, reason)
+            if self.on_broken is not None and not self._read_head:
+                scope = {"path": path.decode("latin-1"), "query_string": query, "client": self.client}
+                self.on_broken(scope, reason)
+        else:
+            body = msgspec.json.encode(Problem(400, reason))
+        head = (
+            f"HTTP/1.1 400 {HTTPStatus.BAD_REQUEST.phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin the deadline of a request, also of one that came in one piece with the end of another."""
         super().on_message_begin()
+        self._read_head = False
         if self.reading_since_s is None:
             self.reading_since_s = time.monotonic()
 
     def on_headers_complete(self) -> None:
         """Begin to read a body."""
         self._step()
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("CONNECT is not served")
+            self._declining = True
+            return
+        if not self.url.isascii():  # as curl and old libraries send what they are given
+            self.url = b"".join(b"%%%02X" % byte if byte >= 0x80 else b"%c" % byte for byte in self.url)
         super().on_headers_complete()
+        self._read_head = True
 
     def on_body(self, body: bytes) -> None:
         """Read a piece of it."""
         self._step()
-        super().on_body(body)
+        if not self._declining:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Wait for nothing more."""
         self._step()
-        super().on_message_complete()
-        self.reading_since_s = None
+        if not self._declining:
+            super().on_message_complete()
+            self.reading_since_s = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every request of the connection; uvicorn tells the last one of a pipeline only."""
@@ -91,6 +173,11 @@ class Connection(HttpToolsProtocol):
             self._answering.disconnected = True
             self._answering.message_event.set()
 
+    @property
+    def idle_until_s(self) -> float | None:
+        """When it is closed if no request comes, on the event loop's clock; None while one is read or answered."""
+        return None if self.timeout_keep_alive_task is None else self.timeout_keep_alive_task.when()
+
     def takes_nothing(self, since_s: float) -> bool:
         """Whether the client has taken none of its answers since a time, as seen by the calls of this method."""
         untaken = self.transport.get_write_buffer_size()
@@ -113,6 +200,15 @@ async def cut_idle(connections: set[Connection]) -> None:
         for connection in list(connections):
             if connection.takes_nothing(latest_s):
                 connection.cut(discard=True)
+        close_idlest(connections, MAX_IDLE)
+
+
+def close_idlest(connections: set[Connection], leave: int) -> None:
+    """Close those that have waited longest for a request, if more wait than may."""
+    idle = [(until_s, connection) for connection in connections if (until_s := connection.idle_until_s) is not None]
+    idle.sort(key=lambda waiting: waiting[0])
+    for _, connection in idle[: max(0, len(idle) - leave)]:
+        connection.transport.close()
 
 
 def cut_unfinished(connections: set[Connection], within_s: float) -> None:

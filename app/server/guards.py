@@ -17,9 +17,8 @@ from app.infra.rate_limit import RateLimit
 from app.infra.settings import Settings
 from app.server.authentication import Authentication
 from app.server.sessions import ADMIN
-from app.tencent.request import answer_fail
+from app.tencent.request import MAX_QUERY_BYTES
 
-MAX_QUERY_BYTES = 8192
 MAX_PATH_BYTES = 4096
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -37,15 +36,10 @@ class Refusal(msgspec.Struct, frozen=True):
 
     status_code: int
     detail: str
-    callback: bool
-    """Whether it is in the words of the sender of callbacks."""
 
     async def send(self, send: Send) -> None:
         """Send it."""
-        if self.callback:
-            body = answer_fail(self.status_code, self.detail)
-        else:
-            body = msgspec.json.encode({"status_code": self.status_code, "detail": self.detail})
+        body = msgspec.json.encode({"status_code": self.status_code, "detail": self.detail})
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
@@ -56,8 +50,11 @@ class Refusal(msgspec.Struct, frozen=True):
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+_FOR_PROBES = ("/healthz", "/readyz")
+
+
 class HeadCheck:
-    """Checks the head of every request, before routing."""
+    """Checks the head of every question, before routing."""
 
     def __init__(self, settings: Settings, rate_limit: RateLimit) -> None:
         self._rate_limit = rate_limit
@@ -66,24 +63,24 @@ class HeadCheck:
             # Without a token, a name that an attacker's page resolves to this machine would let the page read rooms.
             self._hosts = {"localhost", *settings.allowed_hosts}
 
-    def check(self, scope: Scope, *, callback: bool) -> Refusal | None:
-        """The refusal of a request, None if it may go on.
-
-        A callback is checked for its length alone: signed ones are taken under any host and at any rate.
-        """
+    def check(self, scope: Scope) -> Refusal | None:
+        """The refusal of a question, None if it may go on. Probes are answered under any host, and without one."""
         if len(scope["query_string"]) > MAX_QUERY_BYTES:
-            return Refusal(414, f"the query is longer than {MAX_QUERY_BYTES} bytes", callback)
-        if callback:
-            return None
+            return Refusal(414, f"the query is longer than {MAX_QUERY_BYTES} bytes")
         if len(scope["raw_path"]) > MAX_PATH_BYTES:
-            return Refusal(414, f"the path is longer than {MAX_PATH_BYTES} bytes", callback)
+            return Refusal(414, f"the path is longer than {MAX_PATH_BYTES} bytes")
         if not self._rate_limit.allows(scope):
-            return Refusal(429, "too many requests from this address: wait a second", callback)
-        if self._hosts is not None and (host := _host_of(scope)) not in self._hosts and not _is_address(host):
+            return Refusal(429, "too many requests from this address: wait a second")
+        if not self.knows_host(scope) and scope["path"] not in _FOR_PROBES:
+            host = _host_of(scope)
             return Refusal(
-                421, f"this server is not called {host[:100]!r}: if it is, name it in ROOMLAPSE_ALLOWED_HOSTS", callback
+                421, f"this server is not called {host[:100]!r}: if it is, name it in ROOMLAPSE_ALLOWED_HOSTS"
             )
         return None
+
+    def knows_host(self, scope: Scope) -> bool:
+        """Whether a request calls the server by its address, or by one of its names."""
+        return self._hosts is None or (host := _host_of(scope)) in self._hosts or _is_address(host)
 
 
 def with_security_headers(send: Send) -> Send:

@@ -8,7 +8,7 @@ from app.infra.data_dir import DataDir
 from app.infra.metrics import Metrics
 from app.infra.rate_limit import RateLimit
 from app.infra.settings import DEFAULT_RATE_LIMIT_PER_S, Settings
-from app.log.files import check_before_commit, create_log, open_own_log
+from app.log.files import check_before_commit, create_log, open_log_reader, open_own_log
 from app.projector.supervisor import ProjectorProcess
 from app.projector.upkeep import create_read_models
 from app.queries.answers import Health, Status
@@ -46,6 +46,8 @@ class Service:
         create_read_models(self.data_dir)
         self.readers.start()
         self.commits.start()
+        with open_log_reader(self.data_dir) as log:
+            self.metrics.see_received(log.head().received_at_ms)
         self.projector.start()
 
     def stop(self) -> None:

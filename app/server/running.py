@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 
@@ -97,9 +97,15 @@ class Running:
             _log.info("listening", extra={"url": self.url, "data": str(self.service.settings.data)})
             on_started()
 
+        def make_connection(*args: Any, **kwargs: Any) -> Connection:
+            connection = Connection(*args, **kwargs)
+            connection.on_broken = self.service.receiver.note_broken
+            return connection
+
         config = uvicorn.Config(
             create_app(self.service, notifier),
-            http=Connection,  # on httptools: h11 has let smuggled requests through
+            http=cast(type[Connection], make_connection),  # on httptools: h11 has let smuggled requests through
+            timeout_keep_alive=self.service.settings.idle_s,
             ws="none",
             lifespan="on",
             access_log=False,  # its lines would hold each callback's Sign

@@ -13,7 +13,10 @@ from urllib.parse import unquote_plus
 import msgspec
 
 SIGNATURE_WINDOW_S = 60
-_BLOCKING = ".CallbackBefore"
+_BLOCKING = re.compile(r"Callback(?:Before|Prev)")  # Prev: Sns.CallbackPrevFriendAdd and its sibling
+_CALLBACK_IN_QUERY = re.compile(rb"(?:^|&)(?:sdkappid|callbackcommand)(?:[=&]|$)", re.IGNORECASE)
+_CALLBACK_IN_BODY = re.compile(rb'"CallbackCommand"\s*:\s*"([^"\\]{1,64})"')
+MAX_QUERY_BYTES = 8192
 _MAX_QUERY_FIELDS = 64
 _MAX_QUERY_VALUE = 64
 _REQUEST_TIME = re.compile(r"[0-9]{10}")  # fullmatch, ASCII: anything looser allows a length extension of Sign
@@ -61,12 +64,26 @@ class Query(msgspec.Struct, frozen=True):
 
 
 def is_blocking(command: str | None) -> bool:
-    """Whether the sender holds up somebody's action for the answer (vendor: `...CallbackBefore...` commands)."""
-    return command is not None and _BLOCKING in command
+    """Whether the sender holds up somebody's action for the answer (vendor: `...CallbackBefore...`, in the Chat family
+    also `...CallbackPrev...`)."""
+    return command is not None and _BLOCKING.search(command) is not None
+
+
+def carries_callback(query_string: bytes) -> bool:
+    """Whether a query has SdkAppid or CallbackCommand, in any case: then a callback was sent with it."""
+    return _CALLBACK_IN_QUERY.search(query_string) is not None
+
+
+def sniff_command(body: bytes) -> str | None:
+    """The command that a body seems to have, whatever else is wrong with it; None if none can be seen."""
+    found = _CALLBACK_IN_BODY.search(body)
+    return found[1].decode("latin-1") if found else None
 
 
 def decode_query(query_string: bytes) -> Query:
-    """Read the callback's query parameters. Raises Refused(403) when there are too many to be a callback's."""
+    """Read the callback's query parameters. Raises Refused when there are too many (403), or too long ones (414)."""
+    if len(query_string) > MAX_QUERY_BYTES:
+        raise Refused(414, f"the query is longer than {MAX_QUERY_BYTES} bytes", "too_large")
     pairs = query_string.decode("latin-1").split("&")
     if len(pairs) > _MAX_QUERY_FIELDS:
         raise Refused(403, "too many query parameters", "forbidden")

@@ -12,7 +12,7 @@ UNTOLD = "ask with the API token to be told why"
 
 def status(error: str | None = None) -> Status:
     projections = {"rooms": ProjectionStatus(1, 5, 2, error), "counts": ProjectionStatus(1, 7, 0)}
-    return Status(7, 7, 0, 0, "c", projections)
+    return Status(7, 7, 0, 0, "c", None, projections)
 
 
 def health_of(found: Status | None, **more: Any) -> Health:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from app.infra.metrics import OUTCOMES
 from app.infra.times import now_ms
 from app.queries import log
 from app.queries.reader import Moment
@@ -12,7 +13,7 @@ from app.server.sessions import ADMIN, Role
 _REJECTED = 20
 _RECENT = 1000
 _TAKEN = ("accepted", "duplicate", "blocking")
-_REFUSED = ("quarantined", "too_large", "forbidden", "unsigned", "too_many", "unavailable")
+_REFUSALS = 20
 
 
 def read_health(moment: Moment, service: Service, role: Role | None) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def read_health(moment: Moment, service: Service, role: Role | None) -> dict[str
         "projections": status.projections,
         "per_second": last_minute / 60,
         "received_at_ms": head.received_at_ms,
+        "silent_ms": max(0, now_ms() - head.received_at_ms),
+        "refusals": service.receiver.refusals.latest()[:_REFUSALS],
         "delays": delays_of(delays_ms),
         "recent": len(delays_ms),
         "counters": _counters(service),
@@ -47,5 +50,7 @@ def _counters(service: Service) -> dict[str, float]:
     return {
         "late": value("roomlapse_late_events_total"),
         "answered": sum(value("roomlapse_callbacks_total", outcome=outcome) for outcome in _TAKEN),
-        "refused": sum(value("roomlapse_callbacks_total", outcome=outcome) for outcome in _REFUSED),
+        "refused": sum(
+            value("roomlapse_callbacks_total", outcome=outcome) for outcome in OUTCOMES if outcome not in _TAKEN
+        ),
     }
