@@ -7,10 +7,21 @@ from typing import Any
 
 import pytest
 import uvicorn
+from conftest import StartServer
+from kit.socket_client import SocketClient
 from uvicorn.server import ServerState
 
+from app.infra.errors import BadSettings
+from app.infra.settings import Settings, read_idle_s
 from app.server import connections
-from app.server.connections import MAX_HEAD_BYTES, READ_WITHIN_S, TAKE_WITHIN_S, Connection, cut_idle
+from app.server.connections import (
+    MAX_HEAD_BYTES,
+    READ_WITHIN_S,
+    TAKE_WITHIN_S,
+    Connection,
+    close_idlest,
+    cut_idle,
+)
 
 HEAD = b"POST /callbacks HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
 CHUNKED = b"POST /callbacks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -274,3 +285,45 @@ def test_connections_may_come_and_go_while_they_are_looked_at(monkeypatch: pytes
         assert all(wire.closed for wire in wires)
 
     asyncio.run(run())
+
+
+# ---- connections that wait for their next request ----
+
+
+def test_an_idle_connection_stays_for_75_s_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings("1").idle_s == read_idle_s({}) == 75  # SECURITY.md says so
+    assert read_idle_s({"ROOMLAPSE_IDLE_S": "5"}) == 5
+    for wrong in ("0", "-1", "x", "1.5", "3601", "٥", "9" * 40):
+        with pytest.raises(BadSettings, match="ROOMLAPSE_IDLE_S"):
+            read_idle_s({"ROOMLAPSE_IDLE_S": wrong})
+
+
+def test_of_too_many_idle_connections_those_that_waited_longest_are_closed() -> None:
+    async def run() -> None:
+        found = [await opened() for _ in range(10)]
+        for connection, _ in found[1:]:  # the first has asked nothing yet: another limit is for that
+            connection.data_received(HEAD + b"x" * 10)
+            await settled()
+            await asyncio.sleep(0.002)
+        busy, _ = found[5]
+        busy.data_received(HEAD)
+        assert [connection.idle_until_s is not None for connection, _ in found] == [False] + [True] * 4 + [False] + [True] * 4
+        close_idlest({connection for connection, _ in found}, 5)
+        assert [wire.closed for _, wire in found] == [False, True, True, True, False, False, False, False, False, False]
+        close_idlest({connection for connection, _ in found if not connection.transport.is_closing()}, 5)
+        assert sum(wire.closed for _, wire in found) == 3
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_a_connection_can_be_used_again_after_as_long_as_is_set(start_server: StartServer) -> None:
+    with SocketClient(start_server(env={"ROOMLAPSE_IDLE_S": "2"}).port) as short:
+        ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with SocketClient(start_server().port) as long:
+            assert short.ask(ask).status == long.ask(ask).status == 200
+            time.sleep(1.5)
+            assert short.ask(ask).status == 200
+            time.sleep(3.5)
+            assert long.ask(ask).status == 200, "exactly five seconds after the last answer"
+            assert short.is_closed()
