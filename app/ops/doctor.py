@@ -292,8 +292,8 @@ def _check_answers(server: Probe) -> Finding:
 
 
 _WHEN_SILENT = (
-    "if rooms change now, look at the callback URL and the switches in the console, at DNS and certificates, and at what"
-    " stands in front of this server"
+    "if rooms change now, look at the callback URL and the switches in the console, at DNS and certificates, and at"
+    " what stands in front of this server"
 )
 _REFUSED: dict[str, str] = {
     "unsigned": "compare the callback tokens with the console's, and the clock above",

@@ -4,6 +4,7 @@ What is no valid request is refused in JSON, and an offer to upgrade is declined
 """
 
 import asyncio
+import re
 import socket
 import struct
 import time
@@ -28,6 +29,7 @@ TAKE_WITHIN_S = 20.0
 MAX_IDLE = 1000
 """So many connections may wait for their next request; of more, those that have waited longest are closed."""
 _CHECK_S = 1.0
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _OFFER = (b"upgrade", b"http2-settings")
 
 
@@ -40,6 +42,8 @@ class Connection(HttpToolsProtocol):
     on_broken: Callable[[Scope, str], None] | None = None
     """Told of each callback whose request is no valid one: its path, query and client, and the reason."""
     reading_since_s: float | None = None
+    _awaits_request = True
+    _in_line = False  # the request line goes on with the next packet
     _declining = False  # an upgrade that the head has just offered
     _read_head = False  # the application has the request, and tells of it what there is to tell
     _answering: RequestResponseCycle | None = None
@@ -59,11 +63,21 @@ class Connection(HttpToolsProtocol):
             self.reading_since_s = time.monotonic()
         steps = self._steps
         self._unset_keepalive_if_required()
-        self._feed(data)
+        self._in_line |= self._awaits_request
+        self._feed(self._escape_line(data) if self._in_line else data)
         if steps == self._steps:  # all of it belongs to a head that has no end yet
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(f"the request line and headers are longer than {MAX_HEAD_BYTES} bytes")
+
+    def _escape_line(self, data: bytes) -> bytes:
+        """Escape the bytes of a request line that are not ASCII, as curl and old libraries send them; the parser would
+        refuse them."""
+        begin = len(data) - len(data.lstrip(b"\r\n"))
+        end = data.find(b"\n", begin)
+        self._in_line = end < 0
+        line = data[begin:] if end < 0 else data[begin:end]
+        return data if line.isascii() else _NOT_ASCII.sub(_escape, line) + data[begin + len(line) :]
 
     def _feed(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -120,7 +134,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin the deadline of a request, also of one that came in one piece with the end of another."""
         super().on_message_begin()
-        self._read_head = False
+        self._read_head = self._awaits_request = False
         if self.reading_since_s is None:
             self.reading_since_s = time.monotonic()
 
@@ -132,8 +146,6 @@ class Connection(HttpToolsProtocol):
                 raise ValueError("CONNECT is not served")
             self._declining = True
             return
-        if not self.url.isascii():  # as curl and old libraries send what they are given
-            self.url = b"".join(b"%%%02X" % byte if byte >= 0x80 else b"%c" % byte for byte in self.url)
         super().on_headers_complete()
         self._read_head = True
 
@@ -149,6 +161,7 @@ class Connection(HttpToolsProtocol):
         if not self._declining:
             super().on_message_complete()
             self.reading_since_s = None
+            self._awaits_request = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every request of the connection; uvicorn tells the last one of a pipeline only."""
@@ -189,6 +202,10 @@ class Connection(HttpToolsProtocol):
     def _step(self) -> None:
         self._steps += 1
         self._head_bytes = 0
+
+
+def _escape(found: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % found[0][0]
 
 
 async def cut_idle(connections: set[Connection]) -> None:

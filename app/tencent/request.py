@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus
 import msgspec
 
 SIGNATURE_WINDOW_S = 60
-_BLOCKING = re.compile(r"Callback(?:Before|Prev)")  # Prev: Sns.CallbackPrevFriendAdd and its sibling
+_BLOCKING = re.compile(r"Callback(?:Before|Prev)(?![a-z])")  # Prev: Sns.CallbackPrevFriendAdd and its sibling
 _CALLBACK_IN_QUERY = re.compile(rb"(?:^|&)(?:sdkappid|callbackcommand)(?:[=&]|$)", re.IGNORECASE)
 _CALLBACK_IN_BODY = re.compile(rb'"CallbackCommand"\s*:\s*"([^"\\]{1,64})"')
 MAX_QUERY_BYTES = 8192

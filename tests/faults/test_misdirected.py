@@ -1,4 +1,4 @@
-"""Row 26: callbacks that miss the route: taken where one plainly is meant, else refused as JSON, counted, logged, named."""
+"""Row 26: callbacks that miss the route are taken where they plainly are some, else refused, counted, logged, named."""
 
 import itertools
 import json
@@ -8,11 +8,21 @@ from cli.commands import roomlapse
 from conftest import T0, body_of
 from kit.socket_client import ask
 
-from faults.lib import Sent, Victim, assert_exact, no_traceback, now_ms, query_now, report
 from app.tencent.body import decode
+from faults.lib import Sent, Victim, assert_exact, no_traceback, now_ms, query_now, report
 
 TAKEN = ["/callbacks", "/callbacks/", "//callbacks", "/callbacks//", "///callbacks///"]
-REFUSED = ["/callback", "/", "/callbacks/x", "/api/callbacks", "/rooms", "/room/r", "/sign-in", "/Callbacks", "/callbacks\xe6"]
+REFUSED = [
+    "/callback",
+    "/",
+    "/callbacks/x",
+    "/api/callbacks",
+    "/rooms",
+    "/room/r",
+    "/sign-in",
+    "/Callbacks",
+    "/callbacks\xe6",
+]
 METHODS = ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"]
 _times = itertools.count(T0)
 
@@ -37,7 +47,9 @@ def test_callbacks_that_miss_the_route(tmp_path: Path) -> None:
             refused += 1
             paths.add(path.replace("\xe6", "%E6"))
         for broken in (b"a b", b"x HTTP/9.9"):  # what the server below would refuse in plain text
-            answer = ask(victim.port, b"POST /callbacks?%s&x=%s HTTP/1.1\r\nHost: h\r\n\r\n" % (query_now().encode(), broken))
+            answer = ask(
+                victim.port, b"POST /callbacks?%s&x=%s HTTP/1.1\r\nHost: h\r\n\r\n" % (query_now().encode(), broken)
+            )
             assert (answer.status, answer.json()["ActionStatus"]) == (400, "FAIL")
             refused += 1
         counter = f'roomlapse_callbacks_total{{outcome="misdirected"}} {refused}.0'
@@ -50,5 +62,10 @@ def test_callbacks_that_miss_the_route(tmp_path: Path) -> None:
         victim.process.wait(20)
         logged = {record.get("path", "") for record in victim.records() if record["message"] == "callbacks refused"}
         assert {path for path in paths if "%" not in path} <= logged
-    report(26, "callbacks that miss the route: slashes, other paths and methods, bytes that are not escaped, broken heads",
-           f"{len(sent.answers)} taken and stored, {refused} not", "0", f"{refused}, each as JSON, counted, logged, named by doctor")
+    report(
+        26,
+        "callbacks that miss the route: slashes, other paths and methods, bytes that are not escaped, broken heads",
+        f"{len(sent.answers)} taken and stored, {refused} not",
+        "0",
+        f"{refused}, each as JSON, counted, logged, named by doctor",
+    )

@@ -9,8 +9,8 @@ import pytest
 from conftest import T0, body_of
 from kit.socket_client import SocketClient
 
-from faults.lib import Sent, Victim, assert_exact, no_traceback, now_ms, query_now, report, rounds
 from app.tencent.body import decode
+from faults.lib import Sent, Victim, assert_exact, no_traceback, now_ms, query_now, report, rounds
 
 OFFERS = {
     "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
@@ -42,8 +42,13 @@ def test_offers_of_an_upgrade_on_bare_sockets(tmp_path: Path) -> None:
                         requests += 1
         assert sent.refused() == sent.unanswered() == 0
         assert_exact(victim.data, sent)
-    report(25, "offers to upgrade (h2c, websocket, TLS), cut into packets of 1 to 4096 bytes, chunked, kept alive",
-           f"{requests} callbacks, three on each connection", "0", "0")
+    report(
+        25,
+        "offers to upgrade (h2c, websocket, TLS), cut into packets of 1 to 4096 bytes, chunked, kept alive",
+        f"{requests} callbacks, three on each connection",
+        "0",
+        "0",
+    )
 
 
 def test_curl_and_java_that_offer_h2c(tmp_path: Path) -> None:
@@ -56,7 +61,10 @@ def test_curl_and_java_that_offer_h2c(tmp_path: Path) -> None:
         for body in bodies:
             done = subprocess.run(
                 [curl, "-sS", "--http2", "-o", "/dev/null", "-w", "%{http_code}", "--data-binary", "@-", url],
-                input=body, capture_output=True, timeout=30, check=True,
+                input=body,
+                capture_output=True,
+                timeout=30,
+                check=True,
             )
             remember(sent, body, int(done.stdout))
         clients.append("curl --http2")
@@ -65,7 +73,9 @@ def test_curl_and_java_that_offer_h2c(tmp_path: Path) -> None:
             texts = [body_of("by-java", next(_times)) for _ in range(3)]
             done = subprocess.run(
                 [java, str(_CLIENT), f"{victim.url}/callbacks?{query_now()}", *(body.decode() for body in texts)],
-                capture_output=True, timeout=120, check=True,
+                capture_output=True,
+                timeout=120,
+                check=True,
             )
             for body, status in zip(texts, done.stdout.split(), strict=True):
                 remember(sent, body, int(status))

@@ -13,7 +13,17 @@ from app.receiver.misdirected import is_callback_path
 
 QUERY = f"SdkAppid={APP_ID}&CallbackCommand=Live.CallbackAfterUpdateRoomInfo&ClientIP=203.0.113.9"
 TAKEN = ["/callbacks", "/callbacks/", "//callbacks", "/callbacks//", "///callbacks//", "/%63allbacks"]
-MISDIRECTED = ["/callback", "/", "/Callbacks", "/callbacks/x", "/rooms", "/rooms/r", "/sign-in", "/x/callbacks", "/nothing"]
+MISDIRECTED = [
+    "/callback",
+    "/",
+    "/Callbacks",
+    "/callbacks/x",
+    "/rooms",
+    "/rooms/r",
+    "/sign-in",
+    "/x/callbacks",
+    "/nothing",
+]
 _times = iter(range(T0, T0 + 10**6))
 
 
@@ -54,7 +64,9 @@ def test_a_slash_too_many_costs_no_callback(server: Server, path: str) -> None:
 
 def test_which_paths_are_those_of_callbacks() -> None:
     assert all(is_callback_path(path) for path in ("/callbacks", "//callbacks", "/callbacks///"))
-    assert not any(is_callback_path(path) for path in ("callbacks", "/", "", "/callbacks/x", "/xcallbacks", "/CALLBACKS"))
+    assert not any(
+        is_callback_path(path) for path in ("callbacks", "/", "", "/callbacks/x", "/xcallbacks", "/CALLBACKS")
+    )
 
 
 @pytest.mark.parametrize("path", MISDIRECTED)
@@ -132,7 +144,7 @@ BROKEN = {
     "a header without a name": b"POST /callbacks?SdkAppid=1 HTTP/1.1\r\n: x\r\n\r\n",
     "two lengths": b"POST /callbacks?SdkAppid=1 HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     "a length that is none": b"POST /callbacks?SdkAppid=1 HTTP/1.1\r\nContent-Length: x\r\n\r\n",
-    "length and chunks": b"POST /callbacks?SdkAppid=1 HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "length and chunks": b"POST /?SdkAppid=1 HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
     "a head without an end": b"POST /callbacks?SdkAppid=1 HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
     "a site without a path": b"POST http://h?SdkAppid=1 HTTP/1.1\r\nHost: h\r\n\r\n",
 }
@@ -147,7 +159,9 @@ def test_what_is_no_http_is_refused_in_json_and_counted(server: Server, kind: st
     assert counted(server) == before + 1
 
 
-@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"hello\r\n\r\n", b"GET /\xff x\r\n\r\n"])
+@pytest.mark.parametrize(
+    "garbage", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"hello\r\n\r\n", b"GET /\xff x\r\n\r\n"]
+)
 def test_garbage_is_refused_in_json(server: Server, garbage: bytes) -> None:
     with SocketClient(server.port) as client:
         client.send(garbage)

@@ -14,7 +14,7 @@ from app.receiver import refusals
 from app.receiver.refusals import RefusalLog
 from app.tencent.request import Refused
 
-BAD = [b"not json", b"[]", b"{}", b'{"CallbackCommand":1}', b'{"CallbackCommand":"Live.CallbackAfterUpdateRoomInfo"}']
+BAD = [b"not json", b"[]", b"{}", b'{"a":1,"a":2}', b'{"CallbackCommand":"Live.CallbackAfterUpdateRoomInfo"}']
 
 
 def said(server: Any) -> list[dict[str, Any]]:
@@ -113,7 +113,12 @@ BLOCKING = [
     "Sns.CallbackPrevFriendAdd",
     "Sns.CallbackPrevFriendResponse",
 ]
-NOT_BLOCKING = ["Live.CallbackAfterUpdateRoomInfo", "State.StateChange", "Sns.CallbackFriendAdd", "Group.CallbackPreview"]
+NOT_BLOCKING = [
+    "Live.CallbackAfterUpdateRoomInfo",
+    "State.StateChange",
+    "Sns.CallbackFriendAdd",
+    "Group.CallbackPreview",
+]
 SPOILT = [b"", b"not json", b"[1]", b'{"CallbackCommand":', b"\xff\xfe", b'{"a":1,"a":2}', b"[" * 5000]
 
 
@@ -134,12 +139,17 @@ def test_a_blocking_command_is_ok_whatever_its_body(start_server: StartServer, c
 
 
 @pytest.mark.parametrize("command", NOT_BLOCKING)
-def test_other_commands_wait_for_the_disk_and_are_refused_for_their_body(start_server: StartServer, command: str) -> None:
+def test_other_commands_wait_for_the_disk_and_are_refused_for_their_body(
+    start_server: StartServer, command: str
+) -> None:
     server = start_server()
     assert server.post(b"not json", CallbackCommand=command).status_code == 400
     assert server.post(b"x" * 70_000, CallbackCommand=command).status_code == 413
     assert server.client.post("/callbacks?SdkAppid=1&CallbackCommand=Sns.CallbackPrevX", content=b"").status_code == 403
-    assert server.client.post("/callbacks?SdkAppid=1&CallbackCommand=Sns.CallbackPrevX", content=b"x" * 70_000).status_code == 413
+    assert (
+        server.client.post("/callbacks?SdkAppid=1&CallbackCommand=Sns.CallbackPrevX", content=b"x" * 70_000).status_code
+        == 413
+    )
 
 
 def test_a_callback_after_a_refused_one_is_taken(start_server: StartServer) -> None:

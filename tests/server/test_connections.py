@@ -307,7 +307,9 @@ def test_of_too_many_idle_connections_those_that_waited_longest_are_closed() -> 
             await asyncio.sleep(0.002)
         busy, _ = found[5]
         busy.data_received(HEAD)
-        assert [connection.idle_until_s is not None for connection, _ in found] == [False] + [True] * 4 + [False] + [True] * 4
+        assert [connection.idle_until_s is not None for connection, _ in found] == [False] + [True] * 4 + [False] + [
+            True
+        ] * 4
         close_idlest({connection for connection, _ in found}, 5)
         assert [wire.closed for _, wire in found] == [False, True, True, True, False, False, False, False, False, False]
         close_idlest({connection for connection, _ in found if not connection.transport.is_closing()}, 5)

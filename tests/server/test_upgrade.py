@@ -7,7 +7,7 @@ from conftest import APP_ID, T0, Server, body_of
 from kit.socket_client import SocketClient
 
 OFFERS = {
-    "h2c, as curl and Java send it": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
     "websocket": b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n",
     "TLS": b"connection: keep-alive, upgrade\r\nupgrade: TLS/1.0\r\n",
     "two, in two lines": b"Connection: upgrade\r\nConnection: HTTP2-Settings\r\nUpgrade: h2c, foo/2\r\n",
