@@ -608,3 +608,16 @@ def test_with_it_a_writer_that_was_killed_leaves_the_right_to_the_next_one(
         victim.kill()
     done = run_program("import", str(tmp_path / "more.jsonl"), "--data", str(data), env=faulty)
     assert done.returncode == 0, done.stderr
+
+
+def test_projections_of_a_folder_that_are_new_or_none_are_named(data: Path, tmp_path: Path) -> None:
+    built_in = (Path(__file__).parent.parent.parent / "projections" / "change_counts.py").read_text()
+    for name, text in (("new", built_in.replace('"change_counts"', '"my_counts"')), ("bad", "VERSION = 1\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "my_counts.py").write_text(text)
+    new = Diagnosed(data, env={"ROOMLAPSE_PROJECTIONS": str(tmp_path / "new")}).findings["projections"]
+    assert (new["state"], new["found"]) == ("warning", "my_counts: not made yet")
+    bad = Diagnosed(data, env={"ROOMLAPSE_PROJECTIONS": str(tmp_path / "bad")})
+    assert bad.code == 1
+    assert bad.state("projections") == "bad"
+    assert "my_counts.py: Row is missing" in bad.findings["projections"]["found"]
