@@ -108,7 +108,7 @@ ONLY_IN: dict[str, set[str]] = {
     "jinja2": {"app.server"},
     "click": {"app.cli"},
     "rich_click": {"app.cli"},
-    "rich": {"app.cli", "app.infra.progress"},
+    "rich": {"app.cli"},
     "nats": {"app.cluster"},
     "httpx": {"app.relay"},
 }

@@ -11,12 +11,12 @@ import msgspec
 import rich_click as click
 
 from app.cli import options, tables
-from app.cli.opening import bring_up_read_models, checked, reading
+from app.cli.opening import ask, bring_up_read_models, checked
+from app.cli.progress import show_progress
 from app.infra.data_dir import DataDir
 from app.infra.files import name_of
 from app.infra.output import STDOUT, open_output, refuse_data_file
 from app.infra.processes import settle_memory
-from app.infra.progress import show_progress
 from app.infra.settings import Settings, read_address, read_sdk_app_id, read_secrets, service_address_notice
 from app.infra.texts import visible
 from app.infra.times import now_ms
@@ -34,6 +34,7 @@ from app.ops.import_export import (
 from app.ops.import_files import read_lines
 from app.ops.verify import verify_data
 from app.projector.rebuild import MAPPED_BYTES, rebuild
+from app.projector.registry import known_projections
 from app.projector.upkeep import open_read_models
 from app.queries import log as log_queries
 
@@ -139,6 +140,7 @@ def import_command(file: Path, sdk_app_id: str | None, data: Path, as_json: bool
     Rejected lines are listed with their numbers, and the exit code is 1. Interrupted and run again, it ends the same.
     """
     data_dir = DataDir(data)
+    known_projections()  # what is wrong with the folder is said before anything is stored
     listed: list[RejectedLine] = []
     settle_memory()
 
@@ -204,8 +206,8 @@ def rejected(context: click.Context, limit: int, cursor: str | None, data: Path,
     """List the quarantine, newest first; `retry` tries its bodies again."""
     if context.invoked_subcommand is None:
         options.say_which_data(data)
-        with reading(data) as moment:
-            tables.print_answer(as_json, log_queries.rejected(moment, limit, cursor), tables.print_rejected)
+        answer = ask(data, lambda it: log_queries.rejected(it, limit, cursor))
+        tables.print_answer(as_json, answer, tables.print_rejected)
 
 
 @rejected.command(epilog="Example: `roomlapse rejected retry`")
@@ -220,6 +222,7 @@ def retry(context: click.Context, data: Path | None, as_json: bool) -> None:
     data = data or given["data"]
     options.say_which_data(data)
     data_dir = checked(data)
+    known_projections()  # what is wrong with the folder is said before anything is stored
     with open_log(data_dir) as log:
         released = release_rejected(log, now_ms)
     _end_import(data_dir, released, as_json)

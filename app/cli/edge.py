@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 import rich_click as click
 
+from app.cli.progress import is_terminal
 from app.infra import sqlite
 from app.infra.errors import BadInput, RoomlapseError
 from app.infra.json_logs import set_up_logging
-from app.infra.progress import is_terminal
 from app.infra.texts import visible
 
 _log = logging.getLogger(__name__)

@@ -1,17 +1,19 @@
 """Opens the data directory that a command works on."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from app.cli.progress import show_progress
 from app.infra.data_dir import DataDir
-from app.infra.progress import show_progress
 from app.infra.settings import read_sdk_app_id
 from app.log.files import check_log, open_log_reader
 from app.projector.rebuild import MAPPED_BYTES
 from app.projector.upkeep import bring_up, open_read_models
 from app.queries.reader import Moment, open_reader
+
+T = TypeVar("T")
 
 
 def checked(data: Path) -> DataDir:
@@ -21,13 +23,15 @@ def checked(data: Path) -> DataDir:
     return data_dir
 
 
-@contextmanager
-def reading(data: Path) -> Iterator[Moment]:
-    """A moment to ask, after bringing the read models up to the log's end."""
+def ask(data: Path, question: Callable[[Moment], T]) -> T:
+    """Answer a question, after bringing the read models up to the log's end.
+
+    Nothing is open when it returns: printing may wait for a pager for hours, and the WAL would grow meanwhile.
+    """
     data_dir = checked(data)
     bring_up_read_models(data_dir)
     with open_reader(data_dir) as reader, reader.moment() as moment:
-        yield moment
+        return question(moment)
 
 
 def bring_up_read_models(data_dir: DataDir) -> None:

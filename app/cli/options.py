@@ -86,9 +86,10 @@ class _Url(click.ParamType[str]):
         TEXT.convert(value, param, ctx)
         try:
             parts = urlsplit(value)
-        except ValueError:
-            parts = urlsplit("")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # of the port too, which is looked at only when it is asked for
+            is_url = False
+        if not is_url:
             self.fail(f"{value!r} is not an http:// or https:// address", param, ctx)
         return value
 

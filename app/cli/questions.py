@@ -5,7 +5,7 @@ from pathlib import Path
 import rich_click as click
 
 from app.cli import options, tables
-from app.cli.opening import reading
+from app.cli.opening import ask
 from app.event import Cut
 from app.queries import counts as count_queries
 from app.queries import history as history_queries
@@ -21,8 +21,7 @@ from app.queries import visibility as visibility_queries
 @options.as_json
 def room(room: str, cut: Cut, data: Path, as_json: bool) -> None:
     """Show what a room was like, with who set each field."""
-    with reading(data) as moment:
-        tables.print_answer(as_json, room_queries.room(moment, room, cut), tables.print_room)
+    tables.print_answer(as_json, ask(data, lambda it: room_queries.room(it, room, cut)), tables.print_room)
 
 
 @click.command(epilog="Example: `roomlapse rooms --public -q late`")
@@ -36,9 +35,8 @@ def rooms(
     cut: Cut, public: bool | None, q: str | None, limit: int, cursor: str | None, data: Path, as_json: bool
 ) -> None:
     """List rooms by room_id."""
-    with reading(data) as moment:
-        answer = room_queries.rooms(moment, cut, public=public, q=q, limit=limit, cursor=cursor)
-        tables.print_answer(as_json, answer, tables.print_rooms)
+    answer = ask(data, lambda it: room_queries.rooms(it, cut, public=public, q=q, limit=limit, cursor=cursor))
+    tables.print_answer(as_json, answer, tables.print_rooms)
 
 
 @click.command(epilog="Example: `roomlapse history late-show --field IsPublicVisible`")
@@ -61,11 +59,13 @@ def history(
     as_json: bool,
 ) -> None:
     """List a room's changes, newest first: who changed what, from what, to what."""
-    with reading(data) as moment:
-        answer = history_queries.history(
-            moment, room, cut, from_ms=from_ms, to_ms=to_ms, field=field, limit=limit, cursor=cursor
-        )
-        tables.print_answer(as_json, answer, tables.print_history)
+    answer = ask(
+        data,
+        lambda it: history_queries.history(
+            it, room, cut, from_ms=from_ms, to_ms=to_ms, field=field, limit=limit, cursor=cursor
+        ),
+    )
+    tables.print_answer(as_json, answer, tables.print_history)
 
 
 @click.command(epilog="Example: `roomlapse diff late-show --from 2026-03-11T20:00:00Z --to 2026-03-11T21:30:00Z`")
@@ -76,8 +76,8 @@ def history(
 @options.as_json
 def diff(room: str, from_ms: int, to_ms: int, cut: Cut, data: Path, as_json: bool) -> None:
     """Compare two times of a room."""
-    with reading(data) as moment:
-        tables.print_answer(as_json, room_queries.diff(moment, room, from_ms, to_ms, cut), tables.print_diff)
+    answer = ask(data, lambda it: room_queries.diff(it, room, from_ms, to_ms, cut))
+    tables.print_answer(as_json, answer, tables.print_diff)
 
 
 @click.command(epilog="Example: `roomlapse counts late-show`")
@@ -88,14 +88,14 @@ def diff(room: str, from_ms: int, to_ms: int, cut: Cut, data: Path, as_json: boo
 @options.as_json
 def counts(room: str | None, cut: Cut, limit: int, cursor: str | None, data: Path, as_json: bool) -> None:
     """Count how often each field changed: of one room, or over all rooms."""
-    with reading(data) as moment:
-        if room is not None:
-            counted = count_queries.change_counts(moment, room, cut)
-            tables.print_answer(as_json, counted, lambda it: tables.print_counts(it.counts))
-        elif cut != Cut():
-            raise click.UsageError("--as-of and --known-at need a ROOM")
-        else:
-            tables.print_answer(as_json, count_queries.change_totals(moment, limit, cursor), tables.print_totals)
+    if room is not None:
+        counted = ask(data, lambda it: count_queries.change_counts(it, room, cut))
+        tables.print_answer(as_json, counted, lambda it: tables.print_counts(it.counts))
+    elif cut != Cut():
+        raise click.UsageError("--as-of and --known-at need a ROOM")
+    else:
+        totals = ask(data, lambda it: count_queries.change_totals(it, limit, cursor))
+        tables.print_answer(as_json, totals, tables.print_totals)
 
 
 @click.command(epilog="Example: `roomlapse visibility late-show --from 2026-03-11T20:00:00Z`")
@@ -106,9 +106,8 @@ def counts(room: str | None, cut: Cut, limit: int, cursor: str | None, data: Pat
 @options.as_json
 def visibility(room: str, cut: Cut, from_ms: int | None, to_ms: int | None, data: Path, as_json: bool) -> None:
     """Show when a room was public and when hidden."""
-    with reading(data) as moment:
-        answer = visibility_queries.visibility(moment, room, cut, from_ms=from_ms, to_ms=to_ms)
-        tables.print_answer(as_json, answer, tables.print_visibility)
+    answer = ask(data, lambda it: visibility_queries.visibility(it, room, cut, from_ms=from_ms, to_ms=to_ms))
+    tables.print_answer(as_json, answer, tables.print_visibility)
 
 
 @click.command(epilog="Example: `roomlapse status --fingerprint`")
@@ -117,5 +116,5 @@ def visibility(room: str, cut: Cut, from_ms: int | None, to_ms: int | None, data
 @options.as_json
 def status(fingerprint: bool, data: Path, as_json: bool) -> None:
     """Show where the log ends and how far each projection has read."""
-    with reading(data) as moment:
-        tables.print_answer(as_json, log_queries.status(moment, fingerprint=fingerprint), tables.print_status)
+    answer = ask(data, lambda it: log_queries.status(it, fingerprint=fingerprint))
+    tables.print_answer(as_json, answer, tables.print_status)

@@ -10,9 +10,9 @@ import rich_click as click
 from app.cli import options, tables
 from app.cli.demo import run_demo
 from app.cli.edge import LoggingCommand
+from app.cli.progress import show_progress
 from app.infra.errors import Broken
 from app.infra.json_logs import set_up_logging
-from app.infra.progress import show_progress
 from app.infra.settings import (
     DEFAULT_HOST,
     MIN_TOKEN,
@@ -27,6 +27,7 @@ from app.infra.settings import (
 from app.infra.times import now_ms
 from app.log.files import create_log
 from app.ops.simulator import Callbacks, Sender
+from app.projector.registry import known_projections
 from app.projector.upkeep import create_read_models
 from app.server.node import Service
 from app.server.running import Running, warn_of_library
@@ -88,6 +89,7 @@ def serve(sdk_app_id: str, host: str, port: int, data: Path, root_path: str, ins
     )
     settings.check()
     _warn_of_tokens(settings)
+    known_projections()  # what is wrong with their folder is said before any file is made
     service = Service(settings)
     create_log(service.data_dir, sdk_app_id)  # what is wrong with it is said before anything listens
     create_read_models(service.data_dir)

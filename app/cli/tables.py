@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.cli.progress import is_terminal
 from app.event import canonical_json
 from app.infra.data_dir import LOG_FILE
-from app.infra.progress import is_terminal
 from app.infra.texts import visible
 from app.infra.times import format_duration, format_time
 from app.log.audit import Difference

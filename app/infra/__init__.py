@@ -1,4 +1,4 @@
 """What every room stands on.
 
-SQLite, files, errors, times, settings, logs, metrics, processes. Knows no room of the house.
+It holds SQLite, files, errors, times, settings, logs, metrics and processes, and knows no other room.
 """

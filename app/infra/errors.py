@@ -151,8 +151,13 @@ class CorruptFile(Corrupt):
 class CorruptEvent(Corrupt):
     """An event in the log is not what was stored."""
 
-    def __init__(self, event_id: str, reason: Exception) -> None:
-        super().__init__(f"event {event_id} in the log cannot be read ({reason}): run `roomlapse verify`")
+    def __init__(self, event_id: str, reason: object) -> None:
+        super().__init__(event_id, str(reason))  # all of them: it has to cross from process to process
+        self.event_id = event_id
+        self.reason = str(reason)
+
+    def __str__(self) -> str:
+        return f"event {self.event_id} in the log cannot be read ({self.reason}): run `roomlapse verify`"
 
 
 class CorruptState(Corrupt):

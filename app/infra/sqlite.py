@@ -154,7 +154,7 @@ def find_fault(conn: Connection) -> str | None:
     return None if answer == "ok" else str(answer)
 
 
-def means_corrupt(error: BaseException) -> bool:
+def is_of_corrupt_file(error: BaseException) -> bool:
     """Whether an error says that a file is corrupt, not that it cannot be used now."""
     return type(error) in (sqlite3.DatabaseError, CorruptFile, UnicodeDecodeError)
 

@@ -1,12 +1,6 @@
 """Checks the program, the data directory and a running server: what it found, and what to do about it."""
 
-import os
-import shutil
 import statistics
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,41 +8,22 @@ import msgspec
 
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
-from app.infra.errors import BadSettings, Corrupt, NewerSchema, NoData, WrongOwner
+from app.infra.errors import BadSettings, Corrupt, NoData
 from app.infra.settings import Settings, is_loopback
 from app.infra.times import format_duration, now_ms
-from app.log import quarantine
-from app.log.audit import verify_chain
-from app.log.files import check_log, open_log_reader
+from app.log.files import open_log_reader
 from app.log.records import Record
-from app.log.store import EventStore
+from app.ops.data_checks import check_data
+from app.ops.findings import BAD, OK, WARNING, Finding
 from app.ops.probe import Probe, probe
-from app.projector.read_models import ReadModels
-from app.projector.upkeep import open_read_models_reader
 from app.tencent.request import sign
 
-OK, WARNING, BAD = "ok", "warning", "bad"
-
-_CHAIN_EVENTS = 1000
 _RECENT_EVENTS = 200
 _SKEW_WARN_S, _SKEW_BAD_S = 10, 45  # at 60 s off, callbacks are refused
-_FREE_WARN, _FREE_BAD = 2 * 2**30, 200 * 2**20
-_SYNC_WARN_S, _SYNC_BAD_S = 0.1, 1.0
-_ANSWER_WARN_S, _ANSWER_BAD_S = 0.5, 1.5
-_SYNCS = 20
 _SILENCE_WARN_S = 15 * 60.0
-_DAY_MS = 24 * 3600 * 1000
+_ANSWER_WARN_S, _ANSWER_BAD_S = 0.5, 1.5
 # Published by the vendor ("Webhooks Overview"): what Sign has to be for this token and RequestTime.
 _VECTOR = ("xxxxyyyy", "1669872112", "17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061")
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What a check found: `state` is ok, warning or bad; `advice` is empty where there is nothing to do."""
-
-    check: str
-    state: str
-    found: str
-    advice: str = ""
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
@@ -65,7 +40,7 @@ def diagnose(settings: Settings, url: str) -> Diagnosis:
     """
     server = probe(url, settings.secrets)
     findings = [_check_library(), _check_vector(), _check_bind(settings), _check_server(server)]
-    findings += _check_data(DataDir(settings.data), settings.sdk_app_id or None, server)
+    findings += check_data(DataDir(settings.data), settings.sdk_app_id or None, server)
     findings += [_check_clock(server, settings), _check_silence(server, settings)]
     findings += [_check_answers(server), _check_refusals(server)]
     return Diagnosis(all(finding.state != BAD for finding in findings), findings)
@@ -116,107 +91,6 @@ def _check_bind(settings: Settings) -> Finding:
             " rooms (if the server has them from elsewhere, run this with the same environment)",
         )
     return Finding("tokens", OK, f"{len(secrets.callback_tokens)} for callbacks, one to read, address for {where}")
-
-
-# ---- the data directory ----
-
-
-def _check_data(data_dir: DataDir, sdk_app_id: str | None, server: Probe) -> list[Finding]:
-    disk = [_check_free(data_dir.path), _check_sync(data_dir.path)] if data_dir.path.is_dir() else []
-    with ExitStack() as files:
-        try:
-            check_log(data_dir, sdk_app_id)
-            models = None
-            if data_dir.read_models_path.exists():
-                models = files.enter_context(open_read_models_reader(data_dir))
-            log = files.enter_context(open_log_reader(data_dir))
-        except (sqlite.Error, Corrupt) as error:
-            advice = (
-                "read models are made again when the server starts; for events.db, restore a backup into an empty place"
-            )
-            return [*disk, Finding("data", BAD, str(error), advice)]
-        except (NoData, NewerSchema, OSError, WrongOwner) as error:
-            return [*disk, Finding("data", BAD, str(error), "start the server once, or say --data")]
-        return [*disk, *_check_databases(log, models, server)]
-
-
-def _check_databases(log: EventStore, models: ReadModels | None, server: Probe) -> list[Finding]:
-    try:
-        findings = [_check_chain(log), _check_quarantine(log)]
-        if server.chain and log.chain_at(server.head) != server.chain:
-            found = f"the log here is not the one that {server.url} writes, which ends at position {server.head}"
-            findings.append(Finding("data", BAD, found, "say the server's directory with --data, or another --url"))
-        if models is not None:
-            errors = [models.checkpoint(name).error for name in models.projections]
-            findings.append(_check_projections([error for error in errors if error is not None]))
-    except (sqlite.Error, Corrupt) as error:
-        return [Finding("data", BAD, f"cannot be read: {error}", "run `roomlapse verify`; restore a backup")]
-    return findings
-
-
-def _check_free(path: Path) -> Finding:
-    usage = shutil.disk_usage(path)
-    state = BAD if usage.free < _FREE_BAD else WARNING if usage.free < _FREE_WARN else OK
-    advice = "" if state == OK else "make room: callbacks are refused with 503 when it is full, and the log only grows"
-    return Finding("free disk", state, f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.0f}", advice)
-
-
-def _check_sync(path: Path) -> Finding:
-    try:
-        seconds = sorted(_sync_seconds(path))
-    except OSError as error:
-        return Finding(
-            "disk sync", BAD, f"nothing can be written to {path}: {error.strerror}", "callbacks are refused: mend this"
-        )
-    median_s, worst_s = statistics.median(seconds), seconds[-1]
-    state = BAD if median_s > _SYNC_BAD_S else WARNING if median_s > _SYNC_WARN_S else OK
-    advice = "" if state == OK else "the sender waits 2 s: move the data to a faster disk"
-    return Finding("disk sync", state, f"median {median_s * 1000:.1f} ms, worst {worst_s * 1000:.1f} ms", advice)
-
-
-def _sync_seconds(path: Path) -> Iterator[float]:
-    with tempfile.TemporaryFile(dir=path) as file:
-        for _ in range(_SYNCS):
-            file.write(b"." * 4096)
-            file.flush()
-            begin = time.perf_counter()
-            os.fsync(file.fileno())
-            yield time.perf_counter() - begin
-
-
-def _check_chain(log: EventStore) -> Finding:
-    head = log.head()
-    after = max(0, head.position - _CHAIN_EVENTS)
-    difference = verify_chain(log, after=after)
-    if difference is not None:
-        return Finding(
-            "chain", BAD, str(difference), "the log was changed or the disk lies: run `roomlapse verify`, keep a copy"
-        )
-    return Finding("chain", OK, f"the last {head.position - after} of {head.position} events hold, {head.chain}")
-
-
-def _check_quarantine(log: EventStore) -> Finding:
-    count = quarantine.count(log.conn)
-    newest = quarantine.page(log.conn, None, 1)
-    if newest and newest[0].received_at_ms > now_ms() - _DAY_MS:
-        return Finding(
-            "quarantine",
-            WARNING,
-            f"{count} bodies, the latest within a day: {newest[0].reason}",
-            "see `roomlapse rejected`; `roomlapse rejected retry` takes them once the rule or the clock lets it",
-        )
-    return Finding("quarantine", OK, f"{count} bodies")
-
-
-def _check_projections(errors: list[str]) -> Finding:
-    if errors:
-        return Finding(
-            "projections",
-            BAD,
-            "; ".join(errors),
-            "mend the projection and start the server again: it goes on at that event",
-        )
-    return Finding("projections", OK, "none has stopped")
 
 
 # ---- the server ----

@@ -83,8 +83,7 @@ class Sender:
 
     def __init__(self, url: str, sdk_app_id: str, token: str | None, rate: float) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not an http:// or https:// address")
+        assert parts.hostname is not None
         self._make_connection = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._host, self._port = parts.hostname, parts.port
         self._path = parts.path if parts.path.strip("/") else "/callbacks"

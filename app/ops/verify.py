@@ -28,7 +28,7 @@ def verify_data(data_dir: DataDir, progress: Progress = no_progress) -> tuple[He
         try:
             models = open_read_models_reader(data_dir)
         except (*sqlite.UNREADABLE, NewerSchema, NoData) as error:
-            if isinstance(error, sqlite.Error) and not sqlite.means_corrupt(error):
+            if isinstance(error, sqlite.Error) and not sqlite.is_of_corrupt_file(error):
                 raise
             return head, verify_log(log, progress) or Difference(READ_MODELS_FILE, READ_MODELS_FILE, str(error))
         with models:

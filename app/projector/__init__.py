@@ -1,4 +1,4 @@
 """From the log to the read models.
 
-folds, catching up, rebuilds, time travel, and the process that does it beside a server.
+It folds, catches up, rebuilds and travels in time, and a process does so beside a server.
 """

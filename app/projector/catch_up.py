@@ -10,7 +10,7 @@ import msgspec
 
 from app.event import History, Key
 from app.infra import sqlite
-from app.infra.errors import ProjectionFailed, reason_of
+from app.infra.errors import CorruptState, ProjectionFailed, reason_of
 from app.infra.progress import Progress, no_progress
 from app.log.store import EventStore
 from app.projector.batches import Batch
@@ -112,7 +112,10 @@ def _fold(models: ReadModels, name: str, batch: Batch) -> _Folded:
         if saved is not None and saved.key < first:
             history, furthest = fresh, saved.key
         else:
-            saved = saved_before(models, name, room_id, first)
+            try:
+                saved = saved_before(models, name, room_id, first)
+            except CorruptState as error:
+                raise ProjectionFailed(name, min(fresh.positions), fresh.events[0].event_id, str(error)) from error
             history = batch.history(room_id, saved.key)
             furthest = _last_before(history, min(fresh.positions), saved.key)
         runs.append((room_id, saved, fold(name, projection, room_id, saved, history)))

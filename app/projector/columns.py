@@ -60,8 +60,9 @@ class Table:
 
     def is_made(self, conn: Connection) -> bool:
         """Whether both tables are there, and the one of the rows has these columns and this key."""
-        found = conn.execute("SELECT name, type, pk > 0 FROM pragma_table_info(?)", (self.name,)).fetchall()
-        wanted = [(name, column.sql.partition(" ")[0], name in self.key) for name, column in self.types.items()]
+        info = 'SELECT name, type, "notnull", pk > 0 FROM pragma_table_info(?)'
+        found = conn.execute(info, (self.name,)).fetchall()
+        wanted = [(name, *column.declared, name in self.key) for name, column in self.types.items()]
         (states,) = conn.execute("SELECT count(*) FROM pragma_table_info(?)", (self.states,)).fetchone()
         return found == wanted and states > 0
 
@@ -100,7 +101,10 @@ class Table:
         try:
             decoded = self._state_decoder.decode(zlib.decompress(state))
         except (zlib.error, msgspec.MsgspecError) as error:
-            raise CorruptState(f"{self.states} holds a state that cannot be read ({error}): rebuild it") from None
+            raise CorruptState(
+                f"{self.states} holds a state that cannot be read ({error}): run `roomlapse rebuild`, and raise VERSION"
+                " if State was changed"
+            ) from None
         return Saved(events, (time_ms, event_id), max_position, min_position, decoded)
 
     def write_state(self, room_id: str, saved: Saved) -> Columns:
@@ -124,6 +128,11 @@ class Column(msgspec.Struct, frozen=True):
 
     base: type
     sql: str
+
+    @property
+    def declared(self) -> tuple[str, bool]:
+        """The type alone, and whether it may not be null."""
+        return self.sql.partition(" ")[0], self.sql.endswith("NOT NULL")
 
 
 def _column_of(annotation: Any) -> Column:

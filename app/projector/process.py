@@ -66,7 +66,7 @@ class Projector:
         self._stopping = False
         self._stopped: set[str] = set()
         self._reason = ""
-        self._reasons = Throttle()
+        self._repeated = Throttle()
         self._unchecked = True  # whether the file of the read models may be corrupt: after a crash, say
 
     def wake(self, *, wanted: bool = False) -> None:
@@ -88,16 +88,16 @@ class Projector:
             except _Stopping:
                 return
             except (*sqlite.UNREADABLE, NewerSchema, NoData, OSError) as error:
-                self._unchecked |= sqlite.means_corrupt(error)
+                self._unchecked |= sqlite.is_of_corrupt_file(error)
                 self._wait(sqlite.text_of(error), None)
             except Exception as error:  # noqa: BLE001  a bug, or a log that was tampered with, must not end the process
                 self._wait(reason_of(error), error)
 
     def _wait(self, reason: str, bug: Exception | None) -> None:
         """Report and log why no step is taken, then wait before the next try."""
-        self._reason = reason
+        is_new, self._reason = reason != self._reason, reason
         self._report_to(Report(0, 0, {}, {}, 0, reason))
-        if self._reasons.due(reason):
+        if is_new or self._repeated.due():
             _log.error("projections wait: %s", reason, exc_info=bug)
         time.sleep(_RETRY_S)
 
@@ -155,7 +155,7 @@ def main() -> None:
     set_up_logging()
     settle_memory()
     (path,) = sys.argv[1:]
-    out = sys.stdout.buffer
+    out, sys.stdout = sys.stdout.buffer, sys.stderr  # a print in somebody's projection must not end up in a report
 
     def report(report: Report) -> None:
         try:

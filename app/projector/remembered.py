@@ -4,6 +4,7 @@ This is the one owner of them. They hold for one position of a projection's chec
 """
 
 from collections.abc import Iterable
+from itertools import islice
 
 import msgspec
 
@@ -39,10 +40,13 @@ class Remembered:
 
     def keep(self, name: str, room_id: str, state: RoomState) -> None:
         """Remember a room's state, as the one that was written last."""
+        self._rooms[name][room_id] = state
+
+    def trim(self, name: str) -> None:
+        """Forget those that were written longest ago, down to MAX_ROOMS."""
         rooms = self._rooms[name]
-        rooms[room_id] = state
-        if len(rooms) > MAX_ROOMS:
-            del rooms[next(iter(rooms))]
+        for room_id in list(islice(rooms, max(0, len(rooms) - MAX_ROOMS))):
+            del rooms[room_id]
 
     def move(self, name: str, position: int) -> None:
         """Say that the states of a projection hold for this position of its checkpoint from now on."""

@@ -40,6 +40,7 @@ def write_runs(models: ReadModels, name: str, runs: Iterable[tuple[str, Saved, R
                 lines = {key: lines[key] for key in map(row_key, touchable)}
         new_states += [table.write_state(room_id, save) for save in run.saves]
         remembered.keep(name, room_id, RoomState(run.last, lines))
+    remembered.trim(name)  # not before: rooms of this batch would lose theirs
     models.conn.executemany(table.delete_row, gone_rows)
     models.conn.executemany(table.upsert_row, new_rows)
     models.conn.executemany(table.delete_states, gone_states)

@@ -19,7 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 def open_read_models(data_dir: DataDir) -> ReadModels:
-    """Open the read models for writing, with a table for each projection. Raises CorruptFile and NewerSchema."""
+    """Open the read models for writing, with a table for each projection.
+
+    Raises CorruptFile, NewerSchema and, of the folder of projections, BadSettings.
+    """
     try:
         conn = connect_read_models(data_dir.read_models_path)
     except CorruptFile as error:
@@ -34,9 +37,9 @@ def open_read_models_reader(data_dir: DataDir, *, check: bool = True) -> ReadMod
     """Open the read models for reading. Raises NoData, and with `check` also where they are of an older layout, and
     NewerSchema; a server leaves that to its projector, which may make them again just now."""
     conn = sqlite.open_reader(data_dir.read_models_path)
-    models = ReadModels(conn, known_projections())
-    if check:
-        with sqlite.closed_on_error(conn), sqlite.named_in_errors(data_dir.read_models_path, write=False):
+    with sqlite.closed_on_error(conn), sqlite.named_in_errors(data_dir.read_models_path, write=False):
+        models = ReadModels(conn, known_projections())
+        if check:
             models.check_layout()
     return models
 
@@ -48,7 +51,7 @@ def create_read_models(data_dir: DataDir) -> None:
         with suppress(NewerSchema):
             open_read_models(data_dir).close()
     except sqlite.UNREADABLE as error:
-        if not sqlite.means_corrupt(error):
+        if not sqlite.is_of_corrupt_file(error):
             raise
 
 
@@ -61,7 +64,7 @@ def drop_corrupt_read_models(data_dir: DataDir) -> None:
         with open_read_models(data_dir) as models:
             fault = sqlite.find_fault(models.conn)
     except sqlite.UNREADABLE as error:
-        if not sqlite.means_corrupt(error):
+        if not sqlite.is_of_corrupt_file(error):
             raise
         fault = str(error)
     if fault is None:

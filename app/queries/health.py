@@ -47,7 +47,7 @@ def warnings(health: Health) -> list[str]:
     """What an operator has to act on, a sentence each."""
     found = []
     if health.failure is not None:
-        found.append(f"Callbacks are refused because the log cannot be written: {health.failure}")
+        found.append(f"Callbacks are refused: {health.failure}")
     elif health.free_bytes < LOW_DISK_BYTES:
         found.append("The disk is nearly full: when it is full, callbacks are refused.")
     if health.waiting is not None:

@@ -13,7 +13,8 @@ OTHER_METHOD = Refused(
     " leads to",
     "misdirected",
 )
-_FORM = b"application/x-www-form-urlencoded"
+_FORMS = ("/sign-in", "/sign-out")
+"""Where the page takes POST."""
 
 
 def is_callback_path(path: str) -> bool:
@@ -24,13 +25,11 @@ def is_callback_path(path: str) -> bool:
 async def is_misdirected(scope: Scope, receive: Receive) -> bool:
     """Whether a callback was sent with a request for another path.
 
-    The body is read only where the query does not tell, and only of a POST that sends no form.
+    The body is read only where the query does not tell, and only of a POST that is for no form of the page.
     """
-    return carries_callback(scope["query_string"]) or (scope["method"] == "POST" and await _posts_one(scope, receive))
-
-
-async def _posts_one(scope: Scope, receive: Receive) -> bool:
-    if any(name == b"content-type" and _FORM in value.lower() for name, value in scope["headers"]):
+    if carries_callback(scope["query_string"]):
+        return True
+    if scope["method"] != "POST" or scope["path"] in _FORMS:
         return False
     try:
         return sniff_command(await read_body(scope, receive)) is not None

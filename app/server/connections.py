@@ -4,21 +4,18 @@ What is no valid request is refused in JSON, and an offer to upgrade is declined
 """
 
 import asyncio
-import re
 import socket
 import struct
 import time
 from collections.abc import Callable
-from http import HTTPStatus
 
 import httptools
-import msgspec
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.infra.asgi import Scope
-from app.server.problems import Problem
-from app.tencent.request import answer_fail, carries_callback
+from app.server.request_head import escape_line, head_without_offer, write_refusal
+from app.tencent.request import carries_callback
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together."""
@@ -29,8 +26,6 @@ TAKE_WITHIN_S = 20.0
 MAX_IDLE = 1000
 """So many connections may wait for their next request; of more, those that have waited longest are closed."""
 _CHECK_S = 1.0
-_NOT_ASCII = re.compile(rb"[\x80-\xff]")
-_OFFER = (b"upgrade", b"http2-settings")
 
 
 class Connection(HttpToolsProtocol):
@@ -64,20 +59,14 @@ class Connection(HttpToolsProtocol):
         steps = self._steps
         self._unset_keepalive_if_required()
         self._in_line |= self._awaits_request
-        self._feed(self._escape_line(data) if self._in_line else data)
+        if self._in_line:
+            data, ended = escape_line(data)
+            self._in_line = not ended
+        self._feed(data)
         if steps == self._steps:  # all of it belongs to a head that has no end yet
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(f"the request line and headers are longer than {MAX_HEAD_BYTES} bytes")
-
-    def _escape_line(self, data: bytes) -> bytes:
-        """Escape the bytes of a request line that are not ASCII, as curl and old libraries send them; the parser would
-        refuse them."""
-        begin = len(data) - len(data.lstrip(b"\r\n"))
-        end = data.find(b"\n", begin)
-        self._in_line = end < 0
-        line = data[begin:] if end < 0 else data[begin:end]
-        return data if line.isascii() else _NOT_ASCII.sub(_escape, line) + data[begin + len(line) :]
 
     def _feed(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -88,26 +77,15 @@ class Connection(HttpToolsProtocol):
                     break
                 except httptools.HttpParserUpgrade as offered:
                     rest = rest[offered.args[0] :]
-                    head = self._head_without_offer()
+                    self._declining = False
+                    method, version = self.parser.get_method(), self.parser.get_http_version()
+                    head = head_without_offer(method, self.url, version, self.headers)
                     self.parser = httptools.HttpRequestParser(self)
                     self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
                     self.parser.feed_data(head)
         except httptools.HttpParserError as error:
             reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
             self._refuse(f"this is no valid HTTP request: {reason or error}")
-
-    def _head_without_offer(self) -> bytes:
-        """The head that has just been read, without the upgrade that it offers (RFC 9110, 7.8: it may be ignored)."""
-        self._declining = False
-        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        for name, value in self.headers:
-            if name in _OFFER:
-                continue
-            if name != b"connection":
-                lines.append(name + b": " + value)
-            elif kept := [token for token in value.split(b",") if token.strip().lower() not in _OFFER]:
-                lines.append(b"connection: " + b",".join(kept))
-        return b"\r\n".join([*lines, b"", b""])
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request; uvicorn would do it in plain text."""
@@ -117,18 +95,9 @@ class Connection(HttpToolsProtocol):
         """Refuse a request that the application has not seen, or not to its end, and close the connection."""
         url: bytes = getattr(self, "url", b"")
         path, _, query = url.partition(b"?")
-        if carries_callback(query):
-            body = answer_fail(400, reason)
-            if self.on_broken is not None and not self._read_head:
-                scope = {"path": path.decode("latin-1"), "query_string": query, "client": self.client}
-                self.on_broken(scope, reason)
-        else:
-            body = msgspec.json.encode(Problem(400, reason))
-        head = (
-            f"HTTP/1.1 400 {HTTPStatus.BAD_REQUEST.phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        if self.on_broken is not None and not self._read_head and carries_callback(query):
+            self.on_broken({"path": path.decode("latin-1"), "query_string": query, "client": self.client}, reason)
+        self.transport.write(write_refusal(url, reason))
         self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -202,10 +171,6 @@ class Connection(HttpToolsProtocol):
     def _step(self) -> None:
         self._steps += 1
         self._head_bytes = 0
-
-
-def _escape(found: re.Match[bytes]) -> bytes:
-    return b"%%%02X" % found[0][0]
 
 
 async def cut_idle(connections: set[Connection]) -> None:

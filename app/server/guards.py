@@ -156,10 +156,14 @@ async def refuse_unknown_parameters(connection: Connection, handler: BaseRouteHa
         raise BadQuestion(f"unknown parameter {unknown[0][:64]!r}: this route takes {takes}")
 
 
+_FRAMEWORK = {"request", "body", "cookies", "data", "headers", "query", "scope", "socket", "state"}
+"""Arguments that the framework fills by itself."""
+
+
 @cache
 def query_parameters(handler: BaseRouteHandler) -> frozenset[str]:
     """The names of the query parameters that a route takes: those arguments of its handler that nothing else fills."""
     path = {name for path in handler.paths for name in re.findall(r"{(\w+):", path)}
     arguments = handler.parsed_fn_signature.parameters.items()
     names = {getattr(field.kwarg_definition, "name", None) or name for name, field in arguments}
-    return frozenset(names - path - {"request"})
+    return frozenset(names - path - _FRAMEWORK)

@@ -1,4 +1,4 @@
 """The sender's side.
 
-wire names, bodies, signatures and answers of Tencent Cloud Live. The only room that knows them.
+It holds the wire names, bodies, signatures and answers of Tencent Cloud Live, and no other room knows them.
 """

@@ -39,6 +39,10 @@ WRONG = [
     "serve --sdk-app-id ١٤٠٠",
     "import - --sdk-app-id -1",
     "simulate --url http://127.0.0.1:9 --sdk-app-id 14e8",
+    "simulate --url http://127.0.0.1:99999 --sdk-app-id 1",
+    "simulate --url http://h:abc --sdk-app-id 1",
+    "simulate --url http://[::1 --sdk-app-id 1",
+    "doctor --url http://h:-1",
     "nothing",
     "rejected nothing",
 ]

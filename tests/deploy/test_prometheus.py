@@ -102,7 +102,7 @@ def test_each_name_and_label_in_an_expression_is_one_of_the_servers(samples: dic
 
 def test_each_metric_of_the_server_is_on_the_dashboard(samples: dict[str, list[dict[str, str]]]) -> None:
     used = {name for panel in panels() for target in panel["targets"] for name in re.findall(NAME, target["expr"])}
-    there = {re.sub(r"_(bucket|sum|count)$", "", name) for name in samples}
+    there = {re.sub(r"_(bucket|sum|count)$", "", name) for name in samples if name.startswith("roomlapse_")}
     assert there == {re.sub(r"_(bucket|sum|count)$", "", name) for name in used}
 
 

@@ -98,7 +98,7 @@ def metrics() -> str:
 
 def _metric(wrapper: MetricWrapperBase) -> tuple[str, str, str, str]:
     family = next(iter(wrapper.collect()))
-    name = family.name + ("_total" if family.type == "counter" else "")
+    name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
     labels = ", ".join(f"`{label}`" for label in wrapper._labelnames)  # no public way to ask for them
     return f"`{name}`", family.type, labels, family.documentation
 

@@ -23,8 +23,9 @@ from kit.wait import wait_until
 from app.event import event_id_of
 from app.infra import sqlite
 from app.infra.data_dir import DataDir
-from app.log.files import open_log, open_log_reader
-from app.log.records import next_chain
+from app.log.files import create_log, open_log, open_log_reader
+from app.log.records import Arrival, next_chain
+from app.tencent.body import decode
 from app.tencent.sender import signed_query
 from app.tencent.strict_json import parse_json
 
@@ -32,6 +33,7 @@ API, ADMIN = "canary-api-token", "canary-admin-token"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
 CHECKS = {"SQLite", "signature", "tokens", "server", "free disk", "disk sync", "chain", "quarantine", "projections"} | {
     "clock",
+    "silence",
     "answers",
     "refused",
 }
@@ -608,3 +610,39 @@ def test_with_it_a_writer_that_was_killed_leaves_the_right_to_the_next_one(
         victim.kill()
     done = run_program("import", str(tmp_path / "more.jsonl"), "--data", str(data), env=faulty)
     assert done.returncode == 0, done.stderr
+
+
+def test_projections_of_a_folder_that_are_new_or_none_are_named(data: Path, tmp_path: Path) -> None:
+    built_in = (Path(__file__).parent.parent.parent / "projections" / "change_counts.py").read_text()
+    for name, text in (("new", built_in.replace('"change_counts"', '"my_counts"')), ("bad", "VERSION = 1\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "my_counts.py").write_text(text)
+    new = Diagnosed(data, env={"ROOMLAPSE_PROJECTIONS": str(tmp_path / "new")}).findings["projections"]
+    assert (new["state"], new["found"]) == ("warning", "my_counts: not made yet")
+    bad = Diagnosed(data, env={"ROOMLAPSE_PROJECTIONS": str(tmp_path / "bad")})
+    assert bad.code == 1
+    assert bad.state("projections") == "bad"
+    assert "my_counts.py: Row is missing" in bad.findings["projections"]["found"]
+
+
+def test_silence_is_named_when_it_is_longer_than_the_pauses_before(tmp_path: Path) -> None:
+    empty = Diagnosed(tmp_path / "nothing").findings["silence"]
+    assert (empty["state"], empty["found"]) == ("warning", "no callback has come yet")
+
+    def found(name: str, ages_s: list[float]) -> dict[str, str]:
+        data = tmp_path / name
+        create_log(DataDir(data))
+        with open_log(DataDir(data)) as log:
+            for number, age_s in enumerate(ages_s):
+                at_ms = now_ms() - round(age_s * 1000)
+                log.append([Arrival(decode(body_of("r", at_ms - number), at_ms), at_ms)])
+        return Diagnosed(data).findings["silence"]
+
+    assert found("busy", [30.0, 20.0, 10.0])["state"] == "ok"
+    assert found("short", [700.0, 650.0, 600.0])["state"] == "ok"  # less than a quarter of an hour is no news
+    assert found("nightly", [90_000.0, 50_000.0, 10_000.0])["state"] == "ok"  # it has been as quiet before
+    silent = found("silent", [7400.0, 7300.0, 7200.0])
+    assert silent["state"] == "warning"
+    assert silent["found"].startswith("the last callback came 2 h")
+    assert "longest pause among the 3 before was 1 min 40 s" in silent["found"]
+    assert "console" in silent["advice"]

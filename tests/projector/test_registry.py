@@ -15,6 +15,7 @@ from app.log import schema
 from app.log.records import Arrival
 from app.log.store import EventStore
 from app.ops.verify import verify
+from app.projector.fold import STEP
 from app.projector.registry import known_projections
 from app.projector.upkeep import bring_up, open_read_models
 from app.tencent.body import decode
@@ -162,6 +163,9 @@ def test_a_process_goes_on_with_what_it_began_with(folder: Path) -> None:
 OPTIONAL = SEAT_MODES.replace(
     "times: int\n", "times: int\n    note: msgspec.Raw | None\n    even: bool | None\n"
 ).replace("mode, times)", 'mode, times, None if times == 1 else msgspec.Raw(b"[2]"), None if times == 1 else True)')
+NULLABLE = SEAT_MODES.replace("times: int\n", "times: int | None\n").replace(
+    "mode, times)", "mode, None if times == 1 else times)"
+)
 TWICE = SEAT_MODES.replace("VERSION = 1", "VERSION = 2").replace("get(mode, 0) + 1", "get(mode, 0) + 2")
 
 
@@ -171,6 +175,8 @@ TWICE = SEAT_MODES.replace("VERSION = 1", "VERSION = 2").replace("get(mode, 0) +
         pytest.param(SEAT_MODES, TWICE, [(2,), (4,)], id="a higher VERSION"),
         pytest.param(SEAT_MODES, OPTIONAL, [(1, None, None), (2, b"[2]", True)], id="columns more, VERSION the same"),
         pytest.param(OPTIONAL, SEAT_MODES, [(1,), (2,)], id="columns less, VERSION the same"),
+        pytest.param(SEAT_MODES, NULLABLE, [(None,), (2,)], id="a column that may be null, VERSION the same"),
+        pytest.param(NULLABLE, SEAT_MODES, [(1,), (2,)], id="one that may not be, VERSION the same"),
     ],
 )
 def test_a_projection_that_changed_is_filled_anew(
@@ -217,6 +223,45 @@ def test_commands_and_serve_refuse_a_bad_one_with_a_line_and_exit_2(tmp_path: Pa
         (line,) = [line for line in done.stderr.decode().splitlines() if line.startswith("Error: ")]
         assert "broken.py: Row is missing" in line
         assert b"Traceback" not in done.stderr
+        assert not (tmp_path / "data").exists(), "it is said before anything is stored"
+
+
+def test_a_state_that_was_changed_without_a_version_stops_its_projection_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = DataDir(tmp_path)
+    stricter = SEAT_MODES.replace("times: dict[str, int] = {}", "times: dict[str, int]\n    last: str").replace(
+        "State()", 'State({}, "")'
+    )
+    stricter = stricter.replace("+ 1})", "+ 1}, mode)")
+    with EventStore(schema.open_log(data_dir.log_path)) as log:
+        for number, text in enumerate((SEAT_MODES, stricter)):
+            bodies = [body_of("r", T0 + 100 * number + i, TakeSeatMode="a") for i in range(STEP + 1)]
+            log.append([Arrival(decode(body, T0 + 1000), T0 + 1000) for body in bodies])
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "seat_modes.py").write_text(text)
+            monkeypatch.setenv(PROJECTIONS, str(folder))
+            with open_read_models(data_dir) as models:
+                bring_up(data_dir, log, models)
+                checkpoints = {name: models.checkpoint(name) for name in models.projections}
+        stopped = checkpoints.pop("seat_modes")
+        assert stopped.position == STEP + 1
+        assert "holds a state that cannot be read" in (stopped.error or "")
+        assert {(it.position, it.error) for it in checkpoints.values()} == {(2 * STEP + 2, None)}
+
+
+@pytest.mark.slow
+def test_what_a_projection_prints_ends_up_in_no_report(tmp_path: Path, start_server: StartServer) -> None:
+    (tmp_path / "mine").mkdir()
+    loud = SEAT_MODES.replace("    mode = ", '    print("{" * 5000, end="")\n    mode = ', 1)
+    (tmp_path / "mine" / "seat_modes.py").write_text(loud)
+    server = start_server(env={PROJECTIONS: str(tmp_path / "mine")})
+    for number in range(5):
+        assert server.post(body_of("r", T0 + number, TakeSeatMode="None")).status_code == 200
+        assert server.get("/rooms/r")["events"] == number + 1
+    assert "no report" not in server.logs()
+    assert "{" * 5000 in server.logs()
 
 
 @pytest.mark.slow

@@ -335,7 +335,8 @@ BAD_ROOM = {
 BAD_TIME = {
     "missing": b'{"CallbackCommand":"%s","RoomInfo":{"RoomId":"r"}}' % UPDATE.encode(),
     "null": update({"RoomId": "r"}, None),
-    "string": update({"RoomId": "r"}, str(T0)),
+    "string in seconds": update({"RoomId": "r"}, str(T0 // 1000)),
+    "string with a space": update({"RoomId": "r"}, f" {T0}"),
     "float": update({"RoomId": "r"}, 1670574414123.0),
     "exponent": GOOD.replace(b"1670574414123", b"1670574414123e0"),
     "true": update({"RoomId": "r"}, True),

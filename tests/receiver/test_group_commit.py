@@ -570,6 +570,7 @@ class Request:
         scope: Any = {
             "type": "http",
             "method": "POST",
+            "path": "/callbacks",
             "query_string": f"SdkAppid={APP_ID}".encode(),
             "headers": [],
         }

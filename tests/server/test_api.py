@@ -656,13 +656,35 @@ def metrics(server: Server) -> dict[tuple[str, str], float]:
 
 def test_status(scene: Scene) -> None:
     status = scene.server.get("/status")
-    assert set(status) == {"head", "events", "duplicates", "rejected", "chain", "projections"}
+    assert set(status) == {"head", "events", "duplicates", "rejected", "chain", "last_received_at_ms", "projections"}
+    (last,) = scene.server.get("/events", after=status["head"] - 1)["events"]
+    assert status["last_received_at_ms"] == last["received_at_ms"]
     assert status["head"] == status["events"] == len(scene.oracle.events)
     assert (status["duplicates"], status["rejected"]) == (2, 5)
     assert set(status["projections"]) == {"current_room", "change_counts", "visibility"}
     for projection in status["projections"].values():
         assert set(projection) == {"version", "position", "lag"}
         assert projection["position"] + projection["lag"] == status["head"]
+
+
+def test_an_empty_log_has_received_nothing(start_server: StartServer) -> None:
+    server = start_server()
+    assert server.get("/status")["last_received_at_ms"] is None
+    assert "roomlapse_last_callback_timestamp_seconds 0.0" in server.client.get("/metrics").text
+    assert "never" in server.client.get("/health").text
+    before_s = time.time()
+    assert server.post(body_of("r", T0)).status_code == 200
+    assert server.post(body_of("r", T0)).status_code == 200  # a duplicate is a sign of life too
+    text = server.client.get("/metrics").text
+    (line,) = [line for line in text.splitlines() if line.startswith("roomlapse_last_callback_timestamp_seconds ")]
+    assert before_s - 0.01 <= float(line.split()[1]) <= time.time()
+    assert server.get("/status")["last_received_at_ms"] >= (before_s - 0.01) * 1000
+    for metric in ("roomlapse_build_info{", "process_resident_memory_bytes ", "process_open_fds ", 'sqlite="3.'):
+        assert metric in text
+    server.stop()
+    again = start_server()  # a restart is no sign of life
+    said = [it for it in again.client.get("/metrics").text.splitlines() if it.startswith(line.split()[0] + " ")]
+    assert before_s - 0.01 <= float(said[0].split()[1]) <= float(line.split()[1])
 
 
 def test_alive_and_ready(scene: Scene) -> None:
