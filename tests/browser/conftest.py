@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,10 @@ class Opener:
         self._contexts: list[BrowserContext] = []
 
     def __call__(self, path: str = "/", *, width: int = 1280, height: int = 900, **options: Any) -> Page:
-        """Open a path in a context of its own; `options` are Playwright's: java_script_enabled, color_scheme."""
+        """Open a path in a context of its own; `options` are Playwright's: color_scheme, timezone_id."""
+        place = {"timezone_id": ZONE, "locale": "en-GB"}
         context = self._browser.new_context(
-            base_url=self.url, viewport={"width": width, "height": height}, timezone_id=ZONE, locale="en-GB", **options
+            base_url=self.url, viewport={"width": width, "height": height}, **place | options
         )
         context.set_default_timeout(15_000)
         self._contexts.append(context)
@@ -79,6 +80,12 @@ def show(browser: Browser, server: Server) -> Iterator[Opener]:
     yield opener
     opener.close()
     assert opener.said == []
+
+
+def import_lines(data: Path, bodies: Iterable[bytes]) -> None:
+    """Put callbacks into the log of a data directory."""
+    done = run("import", "-", "--sdk-app-id", APP_ID, "--data", str(data), stdin=b"\n".join(bodies))
+    assert done.returncode == 0, done.stderr
 
 
 def keep_picture(page: Page, name: str) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.infra.times import format_time
-from app.queries.answers import FieldChange, Interval
-from app.server.page.drawing import SCALE, delays_of, periods_of, place, ticks_of
+from app.queries.answers import Column, FieldChange, Interval
+from app.server.page.drawing import SCALE, delays_of, dense_ticks_of, periods_of, place, ticks_of
 from server.page.answers import MINUTE, WINDOW, change_of
 
 # ---- places ----
@@ -114,7 +114,85 @@ def test_periods_tile_what_they_cover_without_gap_or_overlap(times: list[int], p
         assert periods == []
 
 
+# ---- more periods than can be told apart ----
+
+
+def toggles(count: int, each_ms: int) -> list[Interval]:
+    return [Interval(T0 + n * each_ms, T0 + (n + 1) * each_ms, n % 2 == 0) for n in range(count)]
+
+
+def test_as_many_periods_as_may_be_are_drawn_one_by_one() -> None:
+    assert [it.count for it in periods_of(toggles(10, 1000), T0, T0 + 10_000, most=10)] == [1] * 10
+
+
+def test_of_more_than_may_be_those_too_narrow_are_joined_with_their_share() -> None:
+    periods = periods_of(toggles(40, 1000), T0, T0 + 40_000, most=10)
+    assert [(it.x, it.width, it.count, it.public_part) for it in periods] == [(n * 100, 100, 4, 0.5) for n in range(10)]
+    assert periods[0].label == (f"4 periods from {format_time(T0)} to {format_time(T0 + 4000)}: public for 2 s of 4 s")
+
+
+def test_a_wide_period_and_the_open_one_stand_alone_among_narrow_ones() -> None:
+    narrow = toggles(30, 10)
+    wide = Interval(T0 + 300, T0 + 5300, True)
+    late = [Interval(T0 + 5300 + n * 10, T0 + 5310 + n * 10, n % 2 == 1) for n in range(30)]
+    open_ = Interval(T0 + 5600, None, True)
+    periods = periods_of([*narrow, wide, *late, open_], T0, T0 + 5610, most=10)
+    assert [(it.count, it.from_ms, it.to_ms) for it in periods] == [
+        (30, T0, T0 + 300),
+        (1, T0 + 300, T0 + 5300),
+        (30, T0 + 5300, T0 + 5600),
+        (1, T0 + 5600, None),
+    ]
+
+
+def test_periods_end_where_what_is_known_ends() -> None:
+    edge = T0 + 4 * MINUTE
+    intervals = [Interval(T0, T0 + 3 * MINUTE, False), Interval(T0 + 3 * MINUTE, None, True)]
+    periods = periods_of(intervals, *WINDOW, edge, known_until_ms=edge)
+    assert [(it.x, it.width, it.duration_ms) for it in periods] == [(0, 300, 3 * MINUTE), (300, 100, MINUTE)]
+    assert periods_of([Interval(edge + 1, None, True)], *WINDOW, known_until_ms=edge) == []
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.integers(1, 10**5), min_size=1, max_size=200),
+    st.integers(1, 40),
+    st.integers(-(10**5), 10**6),
+    st.none() | st.integers(0, 10**7),
+)
+def test_thinned_or_not_a_drawing_covers_the_same_and_keeps_the_sums(
+    widths: list[int], most: int, begin: int, known: int | None
+) -> None:
+    edges = list(itertools.accumulate(widths, initial=T0))
+    intervals = [Interval(one, next_, n % 2 == 0) for n, (one, next_) in enumerate(itertools.pairwise(edges))]
+    window = (T0 + begin, max(T0 + begin + 1, edges[-1]))
+    known_until_ms = None if known is None else T0 + known
+    all_, thinned = (
+        periods_of(intervals, *window, known_until_ms=known_until_ms, most=number) for number in (10**9, most)
+    )
+    assert len(thinned) <= max(most, 3 * most + 2)
+    assert sum(it.count for it in thinned) == len(all_)
+    assert sum(it.duration_ms for it in thinned) == sum(it.duration_ms for it in all_)
+    public_ms = sum(it.duration_ms * (it.public_part if it.count > 1 else it.public) for it in thinned)
+    assert public_ms == pytest.approx(sum(it.duration_ms for it in all_ if it.public), abs=len(thinned) * 10**4)
+    if all_:
+        assert thinned[0].x == all_[0].x
+        assert thinned[-1].x + thinned[-1].width == pytest.approx(all_[-1].x + all_[-1].width, abs=0.02)
+    for one, next_ in itertools.pairwise(thinned):
+        assert one.x + one.width == pytest.approx(next_.x, abs=0.02)
+
+
 # ---- ticks ----
+
+
+def test_a_mark_for_many_callbacks_stands_at_the_last_of_them_and_says_how_many() -> None:
+    columns = [Column(3, T0, T0 + MINUTE, 0), Column(1, T0 + 2 * MINUTE, T0 + 2 * MINUTE, 1)]
+    first, second = dense_ticks_of(columns, *WINDOW)
+    assert (first.x, first.at_ms, first.late) == (100, T0 + MINUTE, False)
+    assert first.label == f"3 callbacks from {format_time(T0)} to {format_time(T0 + MINUTE)}"
+    assert second.late
+    assert second.label.startswith("1 callback from ")
+    assert second.label.endswith(", 1 of them late")
 
 
 def test_ticks_come_oldest_first_though_changes_come_newest_first() -> None:

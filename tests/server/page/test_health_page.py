@@ -28,7 +28,9 @@ def test_health_shows_the_log_the_projections_and_the_delays(town: Server) -> No
     assert int(numbers["Refused since the server started"].replace(",", "")) >= len(REFUSED)
     assert int(numbers["Answered OK since the server started"].replace(",", "")) >= status["head"]
     assert status["chain"] in page.text
-    projections, delays, _ = page.all("table")
+    projections, refusals, delays, _ = page.all("table")
+    assert sum(int(row[1].replace(",", "")) for row in rows_of(refusals)) >= len(REFUSED)
+    assert "127.0.0.1" in refusals.text
     assert {row[0]: row[4] for row in rows_of(projections)} == dict.fromkeys(status["projections"], "running")
     assert sum(int(row[1].replace(",", "")) for row in rows_of(delays)) == status["head"]
 

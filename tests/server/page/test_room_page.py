@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,7 +11,7 @@ from conftest import T0, Server, StartServer, body_of
 from html_tree import Node, moments_in, rows_of, values_of
 
 from app.infra.texts import visible
-from app.infra.times import format_time
+from app.infra.times import format_time, now_ms
 from server.page.reading import (
     api,
     as_shown,
@@ -258,3 +259,61 @@ def test_comparing_keeps_the_moment_and_what_was_known(town: Server) -> None:
     differing = [name_of(row) for row in table.one("tbody").all("tr", class_="fresh")]
     assert differing == sorted(expected)
     assert values_of(page.one("form", id="travel")) == {"at": format_time(T0), "known_at": format_time(known_at)}
+
+
+# ---- what was known, and long rooms ----
+
+
+def test_what_was_not_known_yet_is_hatched_and_counts_for_nothing(town: Server) -> None:
+    known_at = changes_of(town, DIARY)[20]["received_at_ms"]
+    page = open_room(town, DIARY, known_at=known_at)
+    first, end = (int(page.one("div", id="room").attrs[name]) for name in ("data-first", "data-end"))
+    drawing = page.one("svg", class_="timeline")
+    edge = min(1.0, (known_at - first) / (end - first)) * 1000
+    mark = drawing.one("line", id="known-mark").attrs
+    assert float(mark["x1"]) == float(mark["x2"]) == pytest.approx(edge, abs=0.01)
+    hatched = drawing.one("rect", class_="unknown").attrs
+    assert float(hatched["x"]) == pytest.approx(edge, abs=0.01)
+    assert float(hatched["x"]) + float(hatched["width"]) == pytest.approx(1000, abs=0.01)
+    assert moments_in(page.one("section", id="visibility").one("p"))[-1] == known_at
+    now = open_room(town, DIARY)
+    assert now.all("rect", class_="unknown") == []
+    assert "off" in now.one("line", id="known-mark").attrs["class"].split()
+
+
+def test_the_known_at_slider_tells_when_the_room_s_callbacks_arrived(town: Server) -> None:
+    events = town.get("/events", limit=500)["events"]
+    arrived = sorted({event["received_at_ms"] for event in events if event["room_id"] == DIARY})
+    for known_at in (None, arrived[0], arrived[5], arrived[-1], arrived[0] - 1):
+        asked = {} if known_at is None else {"known_at": known_at}
+        told = json.loads(open_room(town, DIARY, **asked).one("input", id="known").attrs["data-arrivals"])
+        assert told == sorted(set(told))
+        assert set(told) <= set(arrived)
+        at = arrived[-1] + 1 if known_at is None else known_at
+        before = [it for it in arrived if it < at]
+        assert [it for it in told if it < at][-3:] == before[-3:]
+        assert [it for it in told if it > at][:3] == [it for it in arrived if it > at][:3]
+
+
+@pytest.mark.parametrize("late", [0, 40])
+def test_a_room_with_more_than_can_be_drawn_is_drawn_whole(start_server: StartServer, late: int) -> None:
+    server = start_server()
+    count, at = 700, now_ms() - 7_000_000
+    bodies = [body_of("busy", at + n * 10_000, IsPublicVisible=n % 2 == 0) for n in range(count)]
+    for body in [*bodies[late:], *bodies[:late]]:
+        assert server.post(body).status_code == 200
+    page = open_room(server, "busy")
+    drawing = page.one("svg", class_="timeline")
+    periods = [node for node in drawing.elements if "period" in node.attrs.get("class", "").split()]
+    assert 100 < len(periods) <= 502
+    first = next(node for node in drawing.elements if node.tag == "rect" and "nothing" not in node.attrs["class"])
+    assert float(first.attrs["x"]) == 0
+    assert f"{count} periods are drawn as {len(periods)}" in page.one("p", id="legend").text
+    marks = drawing.all("a")
+    assert 100 < len(marks) <= 500
+    counted = sum(int(mark.attrs["aria-label"].partition(" ")[0]) for mark in marks)
+    assert counted == count
+    said_late = [mark.attrs["aria-label"] for mark in marks if "late" in mark.one("line").attrs["class"].split()]
+    assert sum(int(label.split()[-4]) for label in said_late) == late
+    (row,) = [row for row in open_page(server, "/").all("tr") if row.attrs.get("data-room") == "busy"]
+    assert row.one("svg", class_="strip").attrs["aria-label"].endswith("thinned")

@@ -1,15 +1,16 @@
 """The list of rooms: search, filter, sorting, paging, past times."""
 
+import json
 import time
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 from conftest import T0, Server, StartServer
-from html_tree import moments_in, rows_of, values_of
+from html_tree import Node, moments_in, read_html, rows_of, values_of
 
 from app.infra.times import format_time
-from server.page.reading import all_listed, api, check, check_state, listed, open_page, path_of, submit
+from server.page.reading import all_listed, api, check, check_headers, check_state, listed, open_page, path_of, submit
 from server.page.town import CROWD, DIARY, HOSTILE, MARKUP, crowd
 
 
@@ -162,3 +163,65 @@ def test_a_list_of_a_time_to_come_ends_its_strips_now(town: Server) -> None:
     now_ms = time.time_ns() // 1_000_000
     assert now_ms - 60_000 < end_ms <= now_ms
     assert end_ms - begin_ms == 6 * 3_600_000
+
+
+# ---- some rows of it ----
+
+
+def test_some_rows_are_those_of_the_list(town: Server) -> None:
+    wanted = ["crowd 007", "crowd 003", HOSTILE[0], "nobody"]
+    whole = {row.attrs["data-room"]: row for page in (1, 2, 3, 4) for row in rows_behind(town, page)}
+    answer = town.client.get("/", params={"only": json.dumps(wanted), "at": T0 + 10**7})
+    assert answer.status_code == 200
+    check_headers(answer)
+    rows = [row for row in read_html(answer.text).all("tr") if "data-room" in row.attrs]
+    assert [row.attrs["data-room"] for row in rows] == wanted[:3]
+    for row in rows:
+        same = whole[row.attrs["data-room"]]
+        assert row.text == same.text
+        assert {name: row.attrs[name] for name in ("data-time", "data-cursor", "data-changes")} == {
+            name: same.attrs[name] for name in ("data-time", "data-cursor", "data-changes")
+        }
+    assert len(answer.content) < 10_000
+
+
+def rows_behind(server: Server, page: int) -> list[Node]:
+    """The rows of a page of the list."""
+    found = open_page(server, "/", at=T0 + 10**7)
+    for _ in range(page - 1):
+        links = found.all("a", rel="next")
+        if not links:
+            return []
+        found = check(server.client.get(links[0].attrs["href"]))
+    return [row for row in found.all("tr") if "data-room" in row.attrs]
+
+
+def test_rows_that_the_list_would_not_hold_are_left_out(town: Server) -> None:
+    only = json.dumps(["crowd 001", "crowd 002", "crowd 004"])  # hidden, public, unknown
+    for asked, expected in (
+        ({"show": "public"}, ["crowd 002"]),
+        ({"show": "hidden"}, ["crowd 001"]),
+        ({"q": "004"}, ["crowd 004"]),
+        ({"at": T0 - 1}, []),
+    ):
+        answer = town.client.get("/", params={"only": only, **asked})
+        assert listed(read_html(answer.text)) == expected, asked
+
+
+@pytest.mark.parametrize("only", ["", "x", "{}", "[1]", json.dumps(["r"] * 21), '["a"'])
+def test_what_is_no_list_of_rooms_is_refused(town: Server, only: str) -> None:
+    answer = town.client.get("/", params={"only": only})
+    assert answer.status_code == 400
+    assert "only is a JSON array of at most 20 room ids" in answer.text
+
+
+@pytest.mark.parametrize("sort", ["activity", "name"])
+def test_the_next_page_can_begin_behind_any_row(town: Server, sort: str) -> None:
+    first, second = rows_of_sorted(town, sort, {}), rows_of_sorted(town, sort, {"cursor": ""})
+    assert first == second
+    cut = open_page(town, "/", sort=sort).all("tr", data_room=first[9])[0].attrs["data-cursor"]
+    assert rows_of_sorted(town, sort, {"cursor": cut})[:40] == first[10:]
+
+
+def rows_of_sorted(server: Server, sort: str, more: dict[str, Any]) -> list[str]:
+    return listed(open_page(server, "/", sort=sort, **more))

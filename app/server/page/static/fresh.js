@@ -13,7 +13,8 @@ const FIELDS = "input:not([type=range], [type=hidden]), textarea, select";
 const said = document.getElementById("live");
 const pause = document.getElementById("pause");
 
-// `refresh` gets the rooms that changed, or null for all; `concerns`: which changes count; `past`: whether a past time
+// `refresh` gets the rooms that changed, or null for all, and calls `free` before it replaces anything, which throws if
+// something came into use while it was asking. `concerns`: which changes count; `past`: whether a past time
 // is shown, which does not change; `inUse`: more of the page that is not to be replaced now, in words.
 export function keepFresh({ head, part, refresh, concerns = () => true, past = () => false, inUse = () => null }) {
   let [rooms, all, count] = [new Set(), false, 0];  // what waits to be shown
@@ -58,13 +59,17 @@ export function keepFresh({ head, part, refresh, concerns = () => true, past = (
     timer = setTimeout(run, Math.max(SETTLE_MS, last + (failure ? AGAIN_MS : APART_MS) - performance.now()));
   }
 
+  function free() {
+    if (held()) throw new DOMException("in use", "AbortError");
+  }
+
   async function run() {
     timer = null;
     if (held()) { say(); return; }
     const [shownRooms, shownAll, shownCount] = [rooms, all, count];
     [rooms, all, count, running, last] = [new Set(), false, 0, true, performance.now()];
     try {
-      await refresh(shownAll ? null : shownRooms);
+      await refresh(shownAll ? null : shownRooms, free);
       failure = null;
     } catch (error) {
       [rooms, all, count] = [new Set([...shownRooms, ...rooms]), shownAll || all, shownCount + count];

@@ -10,8 +10,9 @@ export function health(live) {
   const fresh = keepFresh({
     head: Number(live.dataset.head), part: "#health", concerns: () => false,
     inUse: () => document.querySelector("#health details[open]") && "paused while a callback is open",
-    refresh: async () => {
+    refresh: async (_, free) => {
       const page = await fetchPage(location.href);
+      free();
       localTimes(page);
       for (const part of ["#banners", "#health"]) take(page, part);
     },

@@ -21,9 +21,10 @@ export function room(live) {
     head: Number(live.dataset.head), part: "#room",
     concerns: (change) => change.room_id === live.dataset.room,
     past: () => asked().at !== null || asked().known !== null,
-    refresh: async () => {
+    refresh: async (_, free) => {
       await loading;
       const [step, page] = [steps, await fetchPage(location.href)];
+      free();
       if (step === steps) show(page);
     },
   });
@@ -126,7 +127,7 @@ export function room(live) {
 
   // Goes to the next or the previous change; false if there is none. Marks that stand for several changes do not do.
   async function step(forward) {
-    if ("thinned" in document.getElementById("timeline").dataset) {
+    if (thinned()) {
       await loading;
       const to = neighbour(forward ? "next" : "previous");
       if (to === null) { if (forward && moment.at !== null) go({ at: null }); return false; }
@@ -140,8 +141,10 @@ export function room(live) {
     return false;
   }
 
+  const thinned = () => "thinned" in document.getElementById("timeline").dataset;
+
   function first() {
-    return go({ at: marks()[0] ?? Number(at.min) });
+    return go({ at: (thinned() ? null : marks()[0]) ?? Number(at.min) });
   }
 
   function stepKnown(forward) {

@@ -16,25 +16,26 @@ export function rooms(live) {
 
   const fresh = keepFresh({
     head: Number(live.dataset.head), part: "#list", past: () => "past" in live.dataset,
-    refresh: async (changed) => {
-      if (changed === null || changed.size > MAX_ROWS || !body()) await refreshAll();
-      else await refreshRows([...changed]);
+    refresh: async (changed, free) => {
+      if (changed === null || changed.size > MAX_ROWS || !body()) await refreshAll(free);
+      else await refreshRows([...changed], free);
       scaleBars();
       for (const row of changed ? body()?.rows ?? [] : []) if (changed.has(row.dataset.room)) mark(row);
     },
   });
 
-  async function load(only) {
+  async function load(only, free) {
     const url = new URL(location.href);
     if (only) url.searchParams.set("only", JSON.stringify(only));
     const page = await fetchPage(url);
+    free();
     localTimes(page);
     take(page, "#banners");
     return page;
   }
 
-  async function refreshAll() {
-    const page = await load(null);
+  async function refreshAll(free) {
+    const page = await load(null, free);
     untidy = held();
     if (!untidy || !body()) { take(page, "#list"); return; }
     for (const row of body().rows) {
@@ -43,8 +44,8 @@ export function rooms(live) {
     }
   }
 
-  async function refreshRows(changed) {
-    const page = await load(changed);
+  async function refreshRows(changed, free) {
+    const page = await load(changed, free);
     const still = held();
     for (const room of changed) {
       const [mine, theirs] = [body(), page].map((it) => it.querySelector(`tr[data-room="${CSS.escape(room)}"]`));
@@ -53,7 +54,7 @@ export function rooms(live) {
       else if (mine && !theirs) mine.remove();
       else if (first() && theirs && (mine || isListed(theirs))) put(mine ?? document.adoptNode(theirs));
     }
-    if (!still && !trim()) await refreshAll();
+    if (!still && !trim()) await refreshAll(free);
   }
 
   // The pages behind the first begin at a cursor: rows neither enter nor change places there.

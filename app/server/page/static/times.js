@@ -100,13 +100,14 @@ export function localInputs() {
   }
 }
 
-// Shows another time in a field for times, unless somebody is in it.
+// Shows a time in a field for times. What was typed since stays if the time is the one that was shown before.
 export function setField(field, value) {
-  const [local, side] = beside(field);
-  if (local === document.activeElement || side === document.activeElement) return;
+  if (field.dataset.shown === value) return;
+  const [local] = beside(field);
   const at = Date.parse(value);
-  field.value = value;
-  local.value = local.defaultValue = Number.isNaN(at) ? "" : localText(at);
+  field.dataset.shown = field.value = value;
+  local.value = Number.isNaN(at) ? "" : localText(at);
+  local.defaultValue = local.value;  // as the browser writes it
   showSide(field);
 }
 
