@@ -279,6 +279,29 @@ def test_ten_seconds_at_five_callbacks_a_second_cost_little(browser: Browser, st
     show.close()
 
 
+def test_a_busy_room_with_a_long_history_costs_little_too(browser: Browser, start_server: StartServer) -> None:
+    server = start_server()
+    begin = now_ms() - 3_600_000
+    for number in range(300):
+        assert server.post(body_of("long", begin + number * 10_000, IsPublicVisible=number % 3 > 0)).is_success
+    show = Opener(browser, server.url)
+    page = show("/room/long")
+    expect(page.locator("#live")).to_have_text("live")
+    marks = page.locator("#timeline .tick").count()
+    seen: list[Request] = []
+    page.on("requestfinished", lambda request: seen.append(request))
+    with sending(server, lambda _: "long") as sent:
+        page.wait_for_timeout(10_000)
+    expect(page.locator("#name")).to_have_text(f"busy {sent[0]}")
+    pages = [request for request in seen if "/events/stream" not in request.url]
+    total = sum(it["responseBodySize"] + it["responseHeadersSize"] for it in (page.sizes() for page in pages))
+    print(f"{sent[0]} callbacks in 10 s: {len(pages)} requests, {total} bytes, {total / sent[0]:.0f} a callback")
+    assert len(pages) <= 12
+    assert total / sent[0] < 2500
+    expect(page.locator("#timeline .tick")).to_have_count(marks + sent[0], timeout=8000)  # drawn in the end
+    show.close()
+
+
 # ---- when the server is gone ----
 
 

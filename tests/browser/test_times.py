@@ -24,8 +24,7 @@ def hour_of(zone: str) -> int:
     return 2 if zone == "Europe/Berlin" else 1
 
 
-@pytest.mark.parametrize("path", ["/", "/room/late-show"])
-@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize(("path", "side"), [("/", 1), ("/room/late-show", 0)])
 @pytest.mark.parametrize(("zone", "local", "utc", "offsets"), TWICE)
 def test_a_time_of_the_hour_that_comes_twice_stays_on_its_side(
     show: Opener, zone: str, local: str, utc: tuple[str, str], offsets: tuple[str, str], side: int, path: str

@@ -22,8 +22,8 @@ _ARRIVALS = 50  # around known_at: further ones are asked for on the way
 _AFTERWARDS_MS = 60_000
 
 
-def read_room(moment: Moment, room_id: str, asked: RoomAsked) -> dict[str, Any]:
-    """The values of the template. Raises NotFound."""
+def read_room(moment: Moment, room_id: str, asked: RoomAsked, *, brief: bool = False) -> dict[str, Any]:
+    """The values of the template; `brief`: without drawings and tables of periods. Raises NotFound."""
     now = now_ms()
     span = history.time_span(moment, room_id)
     end_ms = _end_of_scale(span.first_ms, span.last_ms, now)
@@ -43,7 +43,7 @@ def read_room(moment: Moment, room_id: str, asked: RoomAsked) -> dict[str, Any]:
         "room_name": views.name_of(state) if state is not None else None,
         "fields": views.fields_of(state, _platforms(moment, state), changed_by) if state is not None else [],
         **steps,
-        **_timeline(moment, room_id, asked, scale, now),
+        **_timeline(moment, room_id, asked, scale, now, brief=brief),
         **_history(moment, room_id, asked),
         "cursor_x": place(end_ms if asked.at_ms is None else asked.at_ms, *scale),
         "compared": _compared(moment, room_id, asked),
@@ -89,33 +89,47 @@ def _last_change(moment: Moment, room_id: str, cut: Cut, to_ms: int | None) -> C
     return changes[0] if changes else None
 
 
-def _timeline(moment: Moment, room_id: str, asked: RoomAsked, scale: tuple[int, int], now: int) -> dict[str, Any]:
-    cut, known_ms = asked.known_cut, asked.known_at_ms
-    drawn: dict[str, Any] = {"known_x": None if known_ms is None else place(known_ms, *scale)}
+def _timeline(
+    moment: Moment, room_id: str, asked: RoomAsked, scale: tuple[int, int], now: int, *, brief: bool
+) -> dict[str, Any]:
+    known_ms = asked.known_at_ms
+    values: dict[str, Any] = {
+        "known_x": None if known_ms is None else place(known_ms, *scale),
+        "ticks": [],
+        "dense": False,
+        "periods": [],
+        "thinned_periods": 0,
+        "newest": [],
+        "visibility": None,
+        "public": None,
+    }
+    end_ms = now if known_ms is None else min(now, known_ms)
     try:
-        changes = history.history(moment, room_id, cut, limit=_TICKS)
-        visibility = visibilities.visibility(
-            moment, room_id, cut, now_ms=now if known_ms is None else min(now, known_ms)
-        )
+        visibility = visibilities.visibility(moment, room_id, asked.known_cut, now_ms=end_ms)
     except NotFound:
-        empty: dict[str, Any] = {"ticks": [], "periods": [], "newest": []}
-        return drawn | empty | {"dense": False, "thinned_periods": 0, "visibility": None, "public": None}
-    dense = changes.next_cursor is not None
+        return values
+    values |= {"visibility": visibility, "public": _public_at(visibility, asked.at_ms)}
+    return values if brief else values | _drawn(moment, room_id, asked, visibility, scale)
 
-    def drawn_periods(intervals: list[Interval]) -> list[Period]:
-        return periods_of(intervals, *scale, visibility.window.to_ms, known_until_ms=known_ms)
 
-    periods = drawn_periods(visibility.intervals)
-    return drawn | {
-        "ticks": dense_ticks_of(history.columns(moment, room_id, cut, scale, MAX_PERIODS), *scale)
-        if dense
-        else ticks_of(changes.changes, *scale),
+def _drawn(
+    moment: Moment, room_id: str, asked: RoomAsked, visibility: Visibility, scale: tuple[int, int]
+) -> dict[str, Any]:
+    def draw(intervals: list[Interval]) -> list[Period]:
+        return periods_of(intervals, *scale, visibility.window.to_ms, known_until_ms=asked.known_at_ms)
+
+    changes = history.history(moment, room_id, asked.known_cut, limit=_TICKS)
+    if dense := changes.next_cursor is not None:
+        ticks = dense_ticks_of(history.columns(moment, room_id, asked.known_cut, scale, MAX_PERIODS), *scale)
+    else:
+        ticks = ticks_of(changes.changes, *scale)
+    periods = draw(visibility.intervals)
+    return {
+        "ticks": ticks,
         "dense": dense,
         "periods": periods,
         "thinned_periods": sum(it.count for it in periods) if any(it.count > 1 for it in periods) else 0,
-        "newest": drawn_periods(visibility.intervals[-_PERIODS_OF_TABLE:]),
-        "visibility": visibility,
-        "public": _public_at(visibility, asked.at_ms),
+        "newest": draw(visibility.intervals[-_PERIODS_OF_TABLE:]),
     }
 
 

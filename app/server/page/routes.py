@@ -92,12 +92,17 @@ def _room_routes(service: Service, renderer: Renderer) -> list[HTTPRouteHandler]
         cursor: str | None = None,
         a: At = None,
         b: At = None,
+        brief: bool = False,
     ) -> Response[str]:
         check_choice("late", late, ("", "yes", "no"))
         times = [read_moment(text) for text in (at, known_at, a, b)]
         asked = RoomAsked(times[0], times[1], field or None, operator or None, late, cursor or None, times[2], times[3])
         return await renderer.open(
-            request, "room.html", lambda moment: read_room(moment, room_id_of(room_id), asked), asked=asked
+            request,
+            "room.html",
+            lambda moment: read_room(moment, room_id_of(room_id), asked, brief=brief),
+            asked=asked,
+            brief=brief,
         )
 
     return [rooms_page, room_page]

@@ -22,6 +22,7 @@ from server.page.reading import (
     name_of,
     open_page,
     open_room,
+    path_of,
     shown_fields,
     submit,
     title_of,
@@ -317,3 +318,14 @@ def test_a_room_with_more_than_can_be_drawn_is_drawn_whole(start_server: StartSe
     assert sum(int(label.split()[-4]) for label in said_late) == late
     (row,) = [row for row in open_page(server, "/").all("tr") if row.attrs.get("data-room") == "busy"]
     assert row.one("svg", class_="strip").attrs["aria-label"].endswith("thinned")
+
+
+def test_a_brief_page_has_the_state_and_the_history_alone(town: Server) -> None:
+    whole, brief = (town.client.get(path_of(DIARY), params={"brief": text}) for text in ("false", "true"))
+    assert brief.status_code == 200
+    page, full = check(brief), check(whole)
+    assert shown_fields(page) == shown_fields(full)
+    assert page.one("h2", id="state-title").text == full.one("h2", id="state-title").text
+    assert page.one("table", class_="history").text == full.one("table", class_="history").text
+    assert page.all("svg", class_="timeline") == page.all("table", class_="periods") == []
+    assert len(brief.content) < len(whole.content) / 2

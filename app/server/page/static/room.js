@@ -7,6 +7,8 @@ import { iso, localTimes, setField, shown } from "./times.js";
 const PLAY_MS = 900;
 const SETTLE_MS = 100;
 const SCALE = 1000;
+const DRAW_MS = 5000;  // a drawing of more than LARGE parts is as long as all else together, and hardly moves in a second
+const LARGE = 100;
 const PARTS = ["#banners", "#name", "#timeline", "#legend", "#moment", "#visibility", "#history"];
 
 export function room(live) {
@@ -15,6 +17,7 @@ export function room(live) {
   const asked = () => ({ at: read(live.dataset.at), known: read(live.dataset.known) });
   let moment = asked();
   let [playing, steps, loading] = [false, 0, Promise.resolve(true)];
+  let [drawing, drawnAt] = [null, performance.now()];
   document.getElementById("sliders").hidden = false;
 
   const fresh = keepFresh({
@@ -23,11 +26,20 @@ export function room(live) {
     past: () => asked().at !== null || asked().known !== null,
     refresh: async (_, free) => {
       await loading;
-      const [step, page] = [steps, await fetchPage(location.href)];
+      const url = new URL(location.href);
+      const left = drawnAt + DRAW_MS - performance.now();
+      if (left > 0 && isLarge()) {
+        url.searchParams.set("brief", "true");
+        clearTimeout(drawing);
+        drawing = setTimeout(fresh.touch, left);
+      }
+      const [step, page] = [steps, await fetchPage(url)];
       free();
       if (step === steps) show(page);
     },
   });
+
+  const isLarge = () => document.querySelectorAll("#timeline a, #timeline .period").length > LARGE;
 
   // ---- loading a moment: what is shown, the address and the sliders change together, or not at all ----
 
@@ -77,8 +89,10 @@ export function room(live) {
     for (const name of ["at", "known"]) if (!(name in theirs.dataset)) delete live.dataset[name];
     for (const part of PARTS) take(page, part);
     document.title = page.title;
+    if (page.getElementById("timeline")) drawnAt = performance.now();
     for (const slider of [at, known]) {
       const other = page.getElementById(slider.id);
+      if (!other) continue;
       for (const name of ["min", "max"]) slider[name] = other[name];
       if (other.dataset.arrivals) slider.dataset.arrivals = other.dataset.arrivals;
     }
@@ -90,6 +104,7 @@ export function room(live) {
 
   // What a form sends along with what is typed: the moment that is shown.
   function syncForm(form, theirs) {
+    if (!theirs) return;
     for (const field of form.querySelectorAll("input[type=hidden]")) {
       const other = theirs.querySelector(`[name="${field.name}"]`);
       if (!("moment" in field.dataset)) [field.value, field.disabled] = [other.value, other.disabled];
