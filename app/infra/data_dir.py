@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from app.infra.errors import RebuildRunning
-from app.infra.files import find_problem, hand_over, make_private, name_of
+from app.infra.files import find_problem, find_problem_of_folder, hand_over, make_private, name_of
 
 LOG_FILE = "events.db"
 READ_MODELS_FILE = "read_models.db"
@@ -91,8 +91,9 @@ def _open_lock(path: Path) -> IO[str]:
     make_private(path)
     try:
         return path.open()  # a lock needs no more, so that a file of another user's may be in its place
-    except PermissionError as error:
-        raise PermissionError(find_problem(path, write=False) or f"{name_of(path)}: {error.strerror}") from None
+    except OSError as error:
+        problem = find_problem(path, write=False) or find_problem_of_folder(path.parent)
+        raise PermissionError(problem or f"{name_of(path)}: {error.strerror}") from None
 
 
 def _file_id(path: Path) -> FileId | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.infra.texts import visible
 
-_MAX_DATABASE_PATH_BYTES = 500  # SQLite's limit is 512, with `-journal` behind the name
+_MAX_FOLDER_BYTES = 480  # SQLite's limit is 512, with `/read_models.db-journal` behind it
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.EACCES, errno.ENOTSUP, errno.EISDIR}
 
 _log = logging.getLogger(__name__)
@@ -133,11 +133,11 @@ def _needs_wal(path: Path) -> bool:
 
 
 def _find_long_path(path: Path) -> str | None:
-    size = len(os.fsencode(path))
-    if size > _MAX_DATABASE_PATH_BYTES:
+    size = len(os.fsencode(path.parent))
+    if size > _MAX_FOLDER_BYTES:
         return (
-            f"the path {name_of(path)[:80]}... is too long: it has {size} bytes, and SQLite takes"
-            f" {_MAX_DATABASE_PATH_BYTES}: name a shorter --data"
+            f"the path {name_of(path.parent)[:80]}... is too long: it has {size} bytes, and SQLite takes"
+            f" {_MAX_FOLDER_BYTES}: name a shorter --data"
         )
     for part in path.parts:
         if len(os.fsencode(part)) > os.pathconf("/", "PC_NAME_MAX"):

@@ -59,6 +59,8 @@ def open_writer(
     """
     if path != MEMORY:
         make_private(path)
+        if (problem := find_problem(Path(path), write=True)) is not None:  # SQLite would open it, and fail to write
+            raise sqlite3.OperationalError(problem)
     conn = _connect(path)
     with closed_on_error(conn), named_in_errors(path):
         conn.execute(f"PRAGMA page_size = {page_bytes}")
@@ -137,15 +139,18 @@ def open_reader(path: Path | str, mapped_bytes: int = 0) -> Connection:
     return conn
 
 
-def copy(path: Path, target: Path) -> None:
+def copy(path: Path, target: Path, name: Path) -> None:
     """Write a whole copy of a database, as it is at one moment, to a new file, while others write to it.
 
-    The copy is compact and needs no other file beside it. Raises NoData and Error.
+    The copy is compact and needs no other file beside it. `name`: what it will be called. Raises NoData and Error.
     """
-    with closing(open_reader(path)) as conn, named_in_errors(target):
+    with closing(open_reader(path)) as conn, named_in_errors(name):
         conn.execute("PRAGMA query_only = OFF")  # it would forbid to write the other file as well
         uri = f"{target.absolute().as_uri()}?mode=rwc"
-        conn.execute("VACUUM INTO ?", (uri,))
+        try:
+            conn.execute("VACUUM INTO ?", (uri,))
+        finally:
+            target.with_name(f"{target.name}-journal").unlink(missing_ok=True)  # left where the disk is full
 
 
 def find_fault(conn: Connection) -> str | None:

@@ -36,7 +36,7 @@ def back_up(data_dir: DataDir, file: Path, progress: Progress = no_progress) -> 
     if not file.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {name_of(file.parent)}: make it, or choose another place")
     with write_whole(file) as partial:
-        sqlite.copy(data_dir.log_path, partial)
+        sqlite.copy(data_dir.log_path, partial, file)
         return _check(partial, file, progress)
 
 

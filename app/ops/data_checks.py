@@ -29,6 +29,9 @@ _SYNCS = 20
 _DAY_MS = 24 * 3600 * 1000
 
 
+_AS_THE_SERVER = "do what it says, as the user that the server runs as"
+
+
 def check_data(data_dir: DataDir, sdk_app_id: str | None, server: Probe) -> list[Finding]:
     """Check a data directory, also against what the server at hand says of its log.
 
@@ -45,11 +48,15 @@ def check_data(data_dir: DataDir, sdk_app_id: str | None, server: Probe) -> list
         except (sqlite.Error, Corrupt) as error:
             advice = (
                 "read models are made again when the server starts; for events.db, restore a backup into an empty place"
+                if sqlite.is_of_corrupt_file(error) or isinstance(error, Corrupt)
+                else _AS_THE_SERVER
             )
             return [*disk, Finding("data", BAD, str(error), advice)]
         except BadSettings as error:
             return [*disk, Finding("projections", BAD, str(error), "mend that file or folder: nothing starts with it")]
-        except (NoData, NewerSchema, OSError, WrongOwner) as error:
+        except OSError as error:
+            return [*disk, Finding("data", BAD, str(error), _AS_THE_SERVER)]
+        except (NoData, NewerSchema, WrongOwner) as error:
             return [*disk, Finding("data", BAD, str(error), "start the server once, or say --data")]
         return [*disk, *_check_databases(log, models, server)]
 
