@@ -53,8 +53,8 @@ COMMANDS = [
     ["--help"],
 ]
 ENCODINGS = [
-    pytest.param(["ascii:strict", "gbk"], id="two"),
-    pytest.param(["ascii", "latin-1", "cp1252", "shift_jis", "utf-8"], id="others", marks=pytest.mark.slow),
+    pytest.param(["ascii:strict"], id="one"),
+    pytest.param(["ascii", "gbk", "latin-1", "cp1252", "shift_jis", "utf-8"], id="others", marks=pytest.mark.slow),
 ]
 
 
@@ -74,6 +74,8 @@ def test_no_command_fails_for_an_encoding(data: Path, args: list[str], encodings
         else:
             said = done.stdout.decode(encoding.partition(":")[0])
             assert len(said.splitlines()) == len(expected.stdout.splitlines())
+    if len(encodings) == 1:
+        return
     plain = run(*args, *at, env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
     assert (plain.returncode, b"Traceback" in plain.stderr) == (expected.returncode, False), plain.stderr
 
