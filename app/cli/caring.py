@@ -100,6 +100,10 @@ def backup(file: Path, data: Path, as_json: bool) -> None:
 
     To restore, stop the server and copy FILE to events.db in an empty data directory; the rest is made again from it.
     """
+    if str(file) == "-":
+        raise click.UsageError(
+            "a backup is a database, which cannot be written to a pipe: name a FILE, or use `export -`"
+        )
     data_dir = checked(data)
     with show_progress("checking the copy") as progress:
         backed_up = back_up(data_dir, file, progress)

@@ -194,7 +194,14 @@ def _choose_data(context: click.Context, _option: click.Parameter, given: Path |
 
 
 # Not `readable`: whose it is, and what to do, is said when it is opened.
-DIRECTORY = click.Path(path_type=Path, file_okay=False, readable=False)
+class _Directory(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":  # an unset variable of a shell, say; it would mean the working directory
+            self.fail("it is empty: name a directory", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+DIRECTORY = _Directory(path_type=Path, file_okay=False, readable=False)
 data = click.option(
     "--data",
     type=DIRECTORY,

@@ -56,8 +56,11 @@ def check_data(data_dir: DataDir, sdk_app_id: str | None, server: Probe) -> list
             return [*disk, Finding("projections", BAD, str(error), "mend that file or folder: nothing starts with it")]
         except OSError as error:
             return [*disk, Finding("data", BAD, str(error), _AS_THE_SERVER)]
-        except (NoData, NewerSchema, WrongOwner) as error:
-            return [*disk, Finding("data", BAD, str(error), "start the server once, or say --data")]
+        except NoData as error:
+            advice = "say --data, or put events.db back if there was one: a server that starts here begins an empty log"
+            return [*disk, Finding("data", BAD, str(error), advice)]
+        except (NewerSchema, WrongOwner) as error:
+            return [*disk, Finding("data", BAD, str(error), "say --data, or upgrade this program")]
         return [*disk, *_check_databases(log, models, server)]
 
 

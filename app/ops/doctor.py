@@ -130,7 +130,7 @@ def _recent_events(data: Path) -> list[Record]:
     try:
         with open_log_reader(DataDir(data)) as log:
             return log.tail(max(0, log.head().position - _RECENT_EVENTS), _RECENT_EVENTS)
-    except (sqlite.Error, Corrupt, NoData):
+    except (sqlite.Error, Corrupt, NoData, OSError):
         return []
 
 

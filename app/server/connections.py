@@ -14,7 +14,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.infra.asgi import Scope
-from app.server.request_head import escape_line, head_without_offer, write_refusal
+from app.server.request_head import escape_line, find_other_protocol, head_without_offer, write_refusal
 from app.tencent.request import carries_callback
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -85,17 +85,18 @@ class Connection(HttpToolsProtocol):
                     self.parser.feed_data(head)
         except httptools.HttpParserError as error:
             reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
-            self._refuse(f"this is no valid HTTP request: {reason or error}")
+            other = find_other_protocol(data)
+            self._refuse(other or f"this is no valid HTTP request: {reason or error}", always_told=other is not None)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request; uvicorn would do it in plain text."""
         self._refuse(msg)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, always_told: bool = False) -> None:
         """Refuse a request that the application has not seen, or not to its end, and close the connection."""
         url: bytes = getattr(self, "url", b"")
         path, _, query = url.partition(b"?")
-        if self.on_broken is not None and not self._read_head and carries_callback(query):
+        if self.on_broken is not None and not self._read_head and (always_told or carries_callback(query)):
             self.on_broken({"path": path.decode("latin-1"), "query_string": query, "client": self.client}, reason)
         self.transport.write(write_refusal(url, reason))
         self.transport.close()

@@ -36,6 +36,15 @@ def head_without_offer(method: bytes, url: bytes, version: str, headers: Sequenc
     return b"\r\n".join([*lines, b"", b""])
 
 
+def find_other_protocol(data: bytes) -> str | None:
+    """Say what the beginning of a connection is, if it is TLS or HTTP/2: a callback URL may have the wrong scheme."""
+    if data.startswith(b"\x16\x03"):
+        return "this port speaks plain HTTP, and what came is TLS: let a proxy in front end it, or use http://"
+    if data.startswith(b"PRI * HTTP/2"):
+        return "this server speaks HTTP/1.1, and what came is HTTP/2"
+    return None
+
+
 def write_refusal(url: bytes, reason: str) -> bytes:
     """Write the whole answer to a request that is none, in the words of who sent it."""
     is_callback = carries_callback(url.partition(b"?")[2])

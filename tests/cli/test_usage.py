@@ -43,6 +43,7 @@ WRONG = [
     "simulate --url http://h:abc --sdk-app-id 1",
     "simulate --url http://[::1 --sdk-app-id 1",
     "doctor --url http://h:-1",
+    "backup -",
     "nothing",
     "rejected nothing",
 ]
@@ -135,3 +136,9 @@ def test_help_groups_the_commands() -> None:
         assert names == [command.name for command in commands]
         assert "Example: `roomlapse " in panel
     assert {command.name for commands in PANELS.values() for command in commands} == {*COMMANDS, "backup", "doctor"}
+
+
+def test_an_empty_data_directory_is_none() -> None:
+    result = roomlapse("status", "--data", "")
+    assert result.returncode == 2
+    assert "it is empty: name a directory" in said(result)

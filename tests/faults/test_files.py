@@ -221,7 +221,9 @@ def test_a_file_that_cannot_be_used_is_named_with_its_owner_and_the_remedy(place
             assert word in line, (command, line)
         tried += 1
     assert tried >= 2
-    told = json.loads(place.run("doctor", "--json", "--data", str(data)).stdout)
+    done = place.run("doctor", "--json", "--data", str(data))
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
     assert "unable to open" not in json.dumps(told)
     report(27, what, f"{tried} commands: a sentence with owner and remedy, exit 1", "0", "-")
 

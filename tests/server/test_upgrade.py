@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from conftest import APP_ID, T0, Server, body_of
+from conftest import APP_ID, T0, Server, StartServer, body_of
 from kit.socket_client import SocketClient
 
 OFFERS = {
@@ -109,3 +109,21 @@ def test_a_tunnel_and_another_protocol_are_refused_in_json(server: Server, line:
         assert answer.status == 400
         assert isinstance(answer.json(), dict)
         assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    ("begin", "said"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32), "TLS"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"),
+    ],
+)
+def test_another_protocol_is_named_counted_and_logged(start_server: StartServer, begin: bytes, said: str) -> None:
+    server = start_server()
+    with SocketClient(server.port) as client:
+        client.send(begin)
+        assert said in client.answer().json()["detail"]
+    assert 'outcome="misdirected"} 1.0' in server.client.get("/metrics").text
+    server.stop()
+    (record,) = [it for it in server.records() if it["message"] == "callbacks refused"]
+    assert said in record["reason"]
