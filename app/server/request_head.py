@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app.server.problems import Problem
 from app.tencent.request import answer_fail, carries_callback
 
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
@@ -48,7 +47,7 @@ def find_other_protocol(data: bytes) -> str | None:
 def write_refusal(url: bytes, reason: str) -> bytes:
     """Write the whole answer to a request that is none, in the words of who sent it."""
     is_callback = carries_callback(url.partition(b"?")[2])
-    body = answer_fail(400, reason) if is_callback else msgspec.json.encode(Problem(400, reason))
+    body = answer_fail(400, reason) if is_callback else msgspec.json.encode({"status_code": 400, "detail": reason})
     head = (
         "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

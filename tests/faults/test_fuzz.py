@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import re
 import sqlite3
 import threading
 import time
@@ -23,6 +24,16 @@ from faults.lib import Victim, assert_verified, no_traceback, query_now, report,
 _FLAT_BYTES = 64 * 2**20
 _AT_ONCE = 8
 BLOCKING = "Group.CallbackBeforeSendMsg"
+
+
+_BLOCKS = re.compile(rb'"CallbackCommand"\s*:\s*"[^"]*Callback(Before|Prev)')
+
+
+def is_settled(data: Path) -> bool:
+    """Whether nothing is stored for half a second."""
+    before = len(in_log(data)), len(in_quarantine(data))
+    time.sleep(0.5)
+    return before == (len(in_log(data)), len(in_quarantine(data)))
 
 
 def canonical(body: bytes) -> str:
@@ -192,12 +203,16 @@ def test_bodies_made_at_random_are_stored_or_quarantined_as_they_came(tmp_path: 
         finally:
             clients.close()
         taken, refused, oversize = (answers.get(status, []) for status in (200, 400, 413))
+        wait_until(lambda: is_settled(data))  # those of blocking commands were answered before they were stored
+        quarantined = Counter(body for body, _ in in_quarantine(data))
+        unread = [body for body in taken if body in quarantined and _BLOCKS.search(body)]  # OK, whatever the body
+        taken = [body for body in taken if body not in unread]
         events = {canonical(body) for body in taken}
         wait_until(lambda: len(in_log(data)) == len(events))  # those of blocking commands were answered before
         log = in_log(data)
         assert Counter(canonical(body) for body in log) == dict.fromkeys(events, 1), "an event is not there once"
         assert set(log) <= set(taken), "the log holds what was not sent, or not so"
-        assert Counter(body for body, _ in in_quarantine(data)) == Counter(refused)
+        assert quarantined == Counter(refused) + Counter(unread)
         assert all(len(body) > MAX_BODY_BYTES for body in oversize)
         assert all(len(body) <= MAX_BODY_BYTES for body in taken + refused)
         path: str | None = "/rooms?limit=500"
