@@ -41,7 +41,8 @@ def diagnose(settings: Settings, url: str) -> Diagnosis:
     server = probe(url, settings.secrets)
     findings = [_check_library(), _check_vector(), _check_bind(settings), _check_server(server)]
     findings += check_data(DataDir(settings.data), settings.sdk_app_id or None, server)
-    findings += [_check_clock(server, settings), _check_silence(server, settings)]
+    recent = _recent_events(settings.data)
+    findings += [_check_clock(server, recent), _check_silence(server, recent)]
     findings += [_check_answers(server), _check_refusals(server)]
     return Diagnosis(all(finding.state != BAD for finding in findings), findings)
 
@@ -108,12 +109,12 @@ def _check_server(server: Probe) -> Finding:
     return Finding("server", OK, f"{server.url}, log head {server.head}")
 
 
-def _check_clock(server: Probe, settings: Settings) -> Finding:
+def _check_clock(server: Probe, recent: list[Record]) -> Finding:
     signed = server.value("roomlapse_signed_callbacks_recent")
     if signed:
         skew_s, against = server.value("roomlapse_clock_skew_seconds"), f"RequestTime of {signed:.0f} recent callbacks"
     else:
-        delays_s = [(it.received_at_ms - it.event_time_ms) / 1000 for it in _recent_events(settings.data)]
+        delays_s = [(it.received_at_ms - it.event_time_ms) / 1000 for it in recent]
         if not delays_s:
             return Finding("clock", WARNING, "nothing to compare it with yet", "run this again after some callbacks")
         # Callbacks arrive after EventTime, so that a positive delay may be the way: only a clock that is behind shows.
@@ -134,9 +135,9 @@ def _recent_events(data: Path) -> list[Record]:
         return []
 
 
-def _check_silence(server: Probe, settings: Settings) -> Finding:
+def _check_silence(server: Probe, recent: list[Record]) -> Finding:
     """A wrong URL, a lost DNS name and a callback that was switched off look like a quiet evening."""
-    times_ms = [record.received_at_ms for record in _recent_events(settings.data)]
+    times_ms = [record.received_at_ms for record in recent]
     last_ms = max([server.value("roomlapse_last_callback_timestamp_seconds") * 1000, *times_ms[-1:]])
     if not last_ms:
         return Finding("silence", WARNING, "no callback has come yet", _WHEN_SILENT)

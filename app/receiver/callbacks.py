@@ -95,13 +95,8 @@ class Receiver:
 
     async def take(self, query_string: bytes, body: bytes, scope: Scope | None = None) -> str:
         """Check and store a callback; return `accepted`, `duplicate` or `blocking`. Raises Refused."""
-        query = decode_query(query_string)
-        check_app(query, self._sdk_app_id)
         received_at_ms = now_ms()
-        if self._tokens:
-            self._check_signature(query, received_at_ms / 1000)
-        elif scope is not None:
-            _refuse_browsers(scope)
+        query = self._admit(query_string, received_at_ms, scope)
         item: Arrival | Rejection
         try:
             callback = decode(body, received_at_ms)
@@ -136,16 +131,22 @@ class Receiver:
             self.skews_s.append(off.skew_s)
             raise
 
+    def _admit(self, query_string: bytes, received_at_ms: int, scope: Scope | None) -> Query:
+        """Read a callback's query. Raises Refused unless our application sent it."""
+        query = decode_query(query_string)
+        check_app(query, self._sdk_app_id)
+        if self._tokens:
+            self._check_signature(query, received_at_ms / 1000)
+        elif scope is not None:
+            _refuse_browsers(scope)
+        return query
+
     def _holds_up_action(self, scope: Scope) -> bool:
         """Whether a callback whose body is not read is, by its URL, one of ours that blocks."""
         try:
-            query = decode_query(scope["query_string"])
-            check_app(query, self._sdk_app_id)
-            if self._tokens:
-                check_signature(query, self._tokens, now_ms() / 1000)
+            return is_blocking(self._admit(scope["query_string"], now_ms(), scope).command)
         except Refused:
             return False
-        return is_blocking(query.command)
 
     def _store_meanwhile(self, item: Arrival | Rejection, scope: Scope | None) -> None:
         """Store a callback that is answered OK at once."""

@@ -1,5 +1,7 @@
 """Callbacks that missed their way: sent to another path, or turned into another method by a redirect."""
 
+from collections.abc import Collection
+
 from app.infra.asgi import Receive, Scope
 from app.receiver.body import HungUp, read_body
 from app.tencent.request import Refused, carries_callback, sniff_command
@@ -13,8 +15,6 @@ OTHER_METHOD = Refused(
     " leads to",
     "misdirected",
 )
-_FORMS = ("/sign-in", "/sign-out")
-"""Where the page takes POST."""
 
 
 def is_callback_path(path: str) -> bool:
@@ -22,14 +22,14 @@ def is_callback_path(path: str) -> bool:
     return path.startswith("/") and path.strip("/") == "callbacks"
 
 
-async def is_misdirected(scope: Scope, receive: Receive) -> bool:
+async def is_misdirected(scope: Scope, receive: Receive, form_paths: Collection[str]) -> bool:
     """Whether a callback was sent with a request for another path.
 
-    The body is read only where the query does not tell, and only of a POST that is for no form of the page.
+    The body is read only where the query does not tell, and only of a POST that is not for one of `form_paths`.
     """
     if carries_callback(scope["query_string"]):
         return True
-    if scope["method"] != "POST" or scope["path"] in _FORMS:
+    if scope["method"] != "POST" or scope["path"] in form_paths:
         return False
     try:
         return sniff_command(await read_body(scope, receive)) is not None

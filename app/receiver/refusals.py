@@ -41,7 +41,7 @@ class Refusals(msgspec.Struct):
 
 
 class RefusalLog:
-    """Logs the first refusal of a kind at once, and every ten seconds how many more there were. For an event loop."""
+    """Logs a refusal at once after quiet, and those that follow every ten seconds, a line a kind. For an event loop."""
 
     def __init__(self) -> None:
         self._unlogged: dict[Kind, Refusals] = {}

@@ -33,6 +33,7 @@ def create_app(service: Service, notifier: Notifier) -> ASGIApp:
     litestar = _create_routes(service, notifier, authentication, head_check)
     routes = cast(ASGIApp, litestar)  # its own types tell the kinds of messages apart
     forwarded = Forwarded(service.settings, {"callbacks", *(route.path.split("/")[1] for route in litestar.routes)})
+    form_paths = {route.path for route in litestar.routes if "POST" in getattr(route, "methods", ())}
     shortcut = Shortcut(service, authentication)
     receiver = service.receiver
 
@@ -52,7 +53,7 @@ def create_app(service: Service, notifier: Notifier) -> ASGIApp:
         # Routing, guards and an exception handler cost more than checking and storing a callback does.
         if is_callback_path(scope["path"]):
             await receiver(scope, receive, send)
-        elif await is_misdirected(scope, receive):
+        elif await is_misdirected(scope, receive, form_paths):
             await receiver.refuse(OTHER_PATH, scope, send)
         elif scope["method"] == "HEAD":
             await answer_head(answer, scope, send)

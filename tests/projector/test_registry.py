@@ -71,6 +71,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return found
 
 
+def name_folder_with(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ROOMLAPSE_PROJECTIONS name a new folder that holds this projection as seat_modes.py."""
+    folder.mkdir()
+    (folder / "seat_modes.py").write_text(text)
+    monkeypatch.setenv(PROJECTIONS, str(folder))
+
+
 def test_without_the_setting_there_are_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(PROJECTIONS, raising=False)
     assert known_projections() == ALL
@@ -188,10 +195,7 @@ def test_a_projection_that_changed_is_filled_anew(
         log.append([Arrival(decode(body, T0 + 10), T0 + i) for i, body in enumerate(bodies)])
         found = []
         for number, text in enumerate((first, then)):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            (folder / "seat_modes.py").write_text(text)
-            monkeypatch.setenv(PROJECTIONS, str(folder))
+            name_folder_with(text, tmp_path / str(number), monkeypatch)
             with open_read_models(data_dir) as models:
                 bring_up(data_dir, log, models)
                 found = [msgspec.structs.astuple(row)[2:] for row in models.all_rows("seat_modes")]
@@ -238,10 +242,7 @@ def test_a_state_that_was_changed_without_a_version_stops_its_projection_alone(
         for number, text in enumerate((SEAT_MODES, stricter)):
             bodies = [body_of("r", T0 + 100 * number + i, TakeSeatMode="a") for i in range(STEP + 1)]
             log.append([Arrival(decode(body, T0 + 1000), T0 + 1000) for body in bodies])
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            (folder / "seat_modes.py").write_text(text)
-            monkeypatch.setenv(PROJECTIONS, str(folder))
+            name_folder_with(text, tmp_path / str(number), monkeypatch)
             with open_read_models(data_dir) as models:
                 bring_up(data_dir, log, models)
                 checkpoints = {name: models.checkpoint(name) for name in models.projections}
