@@ -66,7 +66,7 @@ class Receiver:
         if scope["method"] != "POST":
             if carries_callback(scope["query_string"]):
                 await self.refuse(OTHER_METHOD, scope, send)
-            else:  # somebody looks what is here
+            else:  # no callback: somebody opened this address in a browser
                 await _send(send, 405, answer_fail(405, OTHER_METHOD.reason))
             return
         try:

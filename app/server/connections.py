@@ -35,12 +35,12 @@ class Connection(HttpToolsProtocol):
     """
 
     on_broken: Callable[[Scope, str], None] | None = None
-    """Told of each callback whose request is no valid one: its path, query and client, and the reason."""
+    """Called for each callback whose request is not valid HTTP, with its path, query and client, and the reason."""
     reading_since_s: float | None = None
     _awaits_request = True
     _in_line = False  # the request line goes on with the next packet
     _declining = False  # an upgrade that the head has just offered
-    _read_head = False  # the application has the request, and tells of it what there is to tell
+    _handed_over = False  # to the application, which then counts what becomes of the request
     _answering: RequestResponseCycle | None = None
     _untaken_bytes = 0  # of answers, at the last check
     _untaken_since_s = 0.0
@@ -96,7 +96,7 @@ class Connection(HttpToolsProtocol):
         """Refuse a request that the application has not seen, or not to its end, and close the connection."""
         url: bytes = getattr(self, "url", b"")
         path, _, query = url.partition(b"?")
-        if self.on_broken is not None and not self._read_head and (always_told or carries_callback(query)):
+        if self.on_broken is not None and not self._handed_over and (always_told or carries_callback(query)):
             self.on_broken({"path": path.decode("latin-1"), "query_string": query, "client": self.client}, reason)
         self.transport.write(write_refusal(url, reason))
         self.transport.close()
@@ -104,7 +104,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin the deadline of a request, also of one that came in one piece with the end of another."""
         super().on_message_begin()
-        self._read_head = self._awaits_request = False
+        self._handed_over = self._awaits_request = False
         if self.reading_since_s is None:
             self.reading_since_s = time.monotonic()
 
@@ -117,7 +117,7 @@ class Connection(HttpToolsProtocol):
             self._declining = True
             return
         super().on_headers_complete()
-        self._read_head = True
+        self._handed_over = True
 
     def on_body(self, body: bytes) -> None:
         """Read a piece of it."""
